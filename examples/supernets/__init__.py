@@ -1,0 +1,1 @@
+"""Search supernets of well-known spaces, written in the idioms that the field's search code uses."""

@@ -1,0 +1,149 @@
+"""Drop the terms of a mixture that are identically zero.
+
+Before::
+
+    %3 = mul(%0, 0.0)
+    %6 = mixed_sum([%3, %5], [%1, %2], (0, 0))
+
+After::
+
+    %6 = mixed_sum([%5], [%2], (0))
+
+``0 * x`` is zero for finite x, so the term adds nothing and its weight gets the gradient 0: what a weight that is
+one element of a row gets anyway once other elements of that row are read. A weight whose tensor nothing else in the
+sum reads keeps a term of its own, the number 0, so that its gradient is 0 and not None.
+
+Refuses:
+
+1. the last term of a sum: something must remain to give the sum its shape.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx.mixtures import is_mixed_sum
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.rewriter import Rewriter
+
+
+@dataclass(frozen=True)
+class ZeroTerms:
+    """The zero terms of one sum, by position; ``kept`` are those whose weight needs a gradient path."""
+
+    sum_node: fx.Node
+    dropped: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The sum, and the zero terms."""
+        terms: Any = self.sum_node.args[0]
+        return (self.sum_node, *(terms[i] for i in (*self.dropped, *self.kept)))
+
+    def describe(self) -> str:
+        """Say how many terms go."""
+        count = len(self.dropped) + len(self.kept)
+        return f"{count} zero candidate{'s' if count > 1 else ''} dropped"
+
+
+@dataclass(frozen=True)
+class DropZeroCandidates(Pass):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "drop-zero-candidates"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find sums with zero terms."""
+        matches: list[ZeroTerms] = []
+        refusals: list[Refusal] = []
+        written = {storage for node in gm.graph.nodes for storage in node.meta.get("mutates", ())}
+        for node in gm.graph.nodes:
+            if not is_mixed_sum(node):
+                continue
+            terms: Any = node.args[0]
+            zeros = [i for i, term in enumerate(terms) if _is_zero(term, written)]
+            real = [i for i, term in enumerate(terms) if isinstance(term, fx.Node) and i not in zeros]
+            if zeros and not real:
+                refusals.append(Refusal((node, terms[zeros[0]]), "all its candidates are zero; one gives the shape"))
+                zeros = zeros[1:]
+            if zeros:
+                matches.append(_split_by_gradient(node, zeros))
+        return Plan(tuple(matches), tuple(refusals))
+
+    def apply(self, match: ZeroTerms, rewriter: Rewriter) -> None:
+        """Remove the terms from the sum."""
+        terms: Any
+        weights: Any
+        edges: Any
+        terms, weights, edges = match.sum_node.args
+        zeros = match.nodes[1:]
+        rest = [i for i in range(len(terms)) if i not in match.dropped]
+        new_terms = [0.0 if i in match.kept else terms[i] for i in rest]
+        rewriter.update(match.sum_node, (new_terms, [weights[i] for i in rest], tuple(edges[i] for i in rest)))
+        rewriter.erase_unread(node for node in zeros if not node.users)
+
+
+def _split_by_gradient(node: fx.Node, zeros: list[int]) -> ZeroTerms:
+    terms: Any = node.args[0]
+    weights: Any = node.args[1]
+    alive = {root for i in range(len(terms)) if i not in zeros for root in _roots(weights[i])}
+    kept = tuple(i for i in zeros if not set(_roots(weights[i])) <= alive)
+    return ZeroTerms(node, tuple(i for i in zeros if i not in kept), kept)
+
+
+def _roots(weight: Any) -> Iterator[Any]:
+    """Yield the tensors of the model that a weight is computed from, each as the path that reads it."""
+    if not isinstance(weight, fx.Node):
+        return
+    if weight.op == "get_attr" or not weight.all_input_nodes:
+        yield str(weight.target) if weight.op == "get_attr" else weight
+    elif weight.target is operator.getitem and _is_plain_read(weight):
+        yield _read_path(weight)
+    else:
+        for parent in weight.all_input_nodes:
+            yield from _roots(parent)
+
+
+def _is_plain_read(node: fx.Node) -> bool:
+    """Tell whether an item is taken of a list or dict of the model, not of a tensor."""
+    parent: Any = node.args[0]
+    if parent.op == "get_attr":
+        return "type" not in parent.meta
+    return parent.target in (operator.getitem, getattr) and "type" not in parent.meta and _is_plain_read(parent)
+
+
+def _read_path(node: Any) -> Any:
+    return str(node.target) if node.op == "get_attr" else (_read_path(node.args[0]), node.args[1])
+
+
+def _is_zero(term: Any, written: set[int]) -> bool:
+    """Tell whether a term is zero whatever its inputs; memory that is written in place tells nothing."""
+    if not isinstance(term, fx.Node) or term.meta.get("storage") in written:
+        return False
+    if term.target is operator.mul:
+        return any(isinstance(arg, int | float) and arg == 0 for arg in term.args)
+    if term.target is torch.cat:
+        return all(_is_zero(part, written) for part in term.args[0])  # type: ignore[union-attr]
+    return term.target in (torch.zeros, torch.zeros_like, "new_zeros")
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to, and its input."""
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.alphas[0] * x.mul(0.0) + self.alphas[1] * torch.relu(x)
+
+    return Example(), torch.ones(1, 2)

@@ -1,0 +1,218 @@
+"""Merge weighted convolutions of one input into one convolution.
+
+Before::
+
+    %3 = conv2d(%0, K1)
+    %4 = conv2d(%0, K3)
+    %5 = mixed_sum([%3, %4], [%1, %2], (0, 0))
+
+After::
+
+    %3 = merge_kernels([K1, K3], [%1, %2], ...)
+    %4 = conv2d(%0, %3, None, (1, 1), (1, 1), (1, 1), 1)
+
+``sum_i w_i conv(u, K_i) = conv(u, sum_i w_i embed(K_i))`` (convolution is linear in its kernel), for one input, equal
+stride and groups and the same centre: a 1x1 goes into the middle of a 3x3, a dilated kernel into its footprint, on the
+coarsest grid that holds the taps of all. Linear layers merge alike.
+
+Refuses:
+
+1. an operation whose taps would cost more merged than apart: merged taps are at most the sum of the taps merged;
+2. operations of unlike input, stride, groups or centre;
+3. an operation whose result something else reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx import ops
+from toponas_fx.linear_ops import LinearOp, linear_op
+from toponas_fx.mixtures import is_mixed_sum
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.passes.normalize_kernels import convolve
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.tensor_type import TensorType
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The positions of a merged kernel's taps: for each dimension its reach before the centre, spacing and size."""
+
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @classmethod
+    def of(cls, operations: Sequence[LinearOp]) -> Grid:
+        """Return the coarsest grid that holds the taps of all operations."""
+        padding: list[int] = []
+        dilation: list[int] = []
+        size: list[int] = []
+        for dim in range(operations[0].dims):
+            before = max(op.padding[dim] for op in operations)
+            after = max(op.footprint[dim] - 1 - op.padding[dim] for op in operations)
+            steps = [op.dilation[dim] for op in operations if op.kernel_shape[dim + 2] > 1]
+            spacing = math.gcd(*steps, *(before - op.padding[dim] for op in operations), before + after) or 1
+            padding.append(before)
+            dilation.append(spacing)
+            size.append((before + after) // spacing + 1)
+        return cls(tuple(padding), tuple(dilation), tuple(size))
+
+
+@dataclass(frozen=True)
+class Mergeable:
+    """Operations of one sum that become one."""
+
+    sum_node: fx.Node
+    operations: tuple[LinearOp, ...]
+    grid: Grid
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The operations' nodes."""
+        return tuple(operation.node for operation in self.operations)
+
+    def describe(self) -> str:
+        """Say which kernel sizes merge into which."""
+        return f"{', '.join(_size(op) for op in self.operations)} merged into {_by(self.grid.size) or 'one'}"
+
+
+@dataclass(frozen=True)
+class MergeKernels(Pass):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "merge-kernels"
+    semantics: ClassVar[Semantics] = Semantics.ROUNDING
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find, in each sum, the sets of operations that are cheaper as one."""
+        matches: list[Mergeable] = []
+        refusals: list[Refusal] = []
+        for node in gm.graph.nodes:
+            if not is_mixed_sum(node):
+                continue
+            for operations in _alike(gm, node):
+                for cluster in _clusters(operations):
+                    if len(cluster) > 1:
+                        matches.append(Mergeable(node, tuple(cluster), Grid.of(cluster)))
+                    elif len(operations) > 1:
+                        reason = f"{_size(cluster[0])} costs more merged with its siblings than apart"
+                        refusals.append(Refusal((cluster[0].node,), reason))
+        return Plan(tuple(matches), tuple(refusals))
+
+    def apply(self, match: Mergeable, rewriter: Rewriter) -> None:
+        """Sum the kernels, then convolve once."""
+        sum_node, first, grid = match.sum_node, match.operations[0], match.grid
+        terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
+        weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
+        edges: list[int] = list(sum_node.args[2])  # type: ignore[arg-type]
+        positions = [terms.index(operation.node) for operation in match.operations]
+        chosen = [weights[i] for i in positions]
+        befores = [_before(operation, grid) for operation in match.operations]
+        dilations = [_spacing(operation, grid) for operation in match.operations]
+        with rewriter.before(sum_node, *match.nodes):
+            kernels = [_as_node(rewriter, operation.kernel) for operation in match.operations]
+            shape = (*first.kernel_shape[:2], *grid.size)
+            kind = TensorType(kernels[0].meta["type"].dtype, shape)
+            merged = rewriter.call_function(
+                ops.merge_kernels, (kernels, chosen, befores, dilations, grid.size), type=kind
+            )
+            bias = _merge_biases(rewriter, match.operations, chosen)
+            new = convolve(rewriter, first, merged, bias, grid.padding, grid.dilation)
+        terms[positions[0]], weights[positions[0]] = new, 1.0
+        for i in sorted(positions[1:], reverse=True):
+            del terms[i], weights[i], edges[i]
+        if weights == [1.0]:
+            rewriter.replace(sum_node, new)
+        else:
+            rewriter.update(sum_node, (terms, weights, tuple(edges)))
+        rewriter.erase_unread(match.nodes)
+
+
+def _alike(gm: fx.GraphModule, sum_node: fx.Node) -> Iterator[list[LinearOp]]:
+    """Yield the operations among a sum's terms that could merge by their geometry."""
+    groups: dict[Any, list[LinearOp]] = {}
+    for term in dict.fromkeys(sum_node.args[0]):  # type: ignore[arg-type]
+        operation = linear_op(gm, term)
+        if operation is None or list(operation.node.users) != [sum_node]:
+            continue
+        excess = tuple(2 * pad - size for pad, size in zip(operation.padding, operation.footprint, strict=True))
+        key = (operation.value, operation.dims, operation.stride, operation.groups, excess)
+        groups.setdefault((*key, operation.kernel_shape[:2]), []).append(operation)
+    yield from groups.values()
+
+
+def _clusters(operations: list[LinearOp]) -> list[list[LinearOp]]:
+    """Split operations into sets that are each at most as costly as one as apart; the largest kernels first."""
+    clusters: list[list[LinearOp]] = []
+    for operation in sorted(operations, key=lambda op: -math.prod(op.footprint)):
+        for cluster in clusters:
+            together = [*cluster, operation]
+            if math.prod(Grid.of(together).size) <= math.prod(Grid.of(cluster).size) + _taps(operation):
+                cluster.append(operation)
+                break
+        else:
+            clusters.append([operation])
+    return clusters
+
+
+def _taps(operation: LinearOp) -> int:
+    return math.prod(operation.kernel_shape[2:])
+
+
+def _before(operation: LinearOp, grid: Grid) -> tuple[int, ...]:
+    parts = zip(grid.padding, operation.padding, grid.dilation, strict=True)
+    return tuple((whole - own) // spacing for whole, own, spacing in parts)
+
+
+def _spacing(operation: LinearOp, grid: Grid) -> tuple[int, ...]:
+    parts = zip(operation.dilation, grid.dilation, operation.kernel_shape[2:], strict=True)
+    return tuple(step // spacing if size > 1 else 1 for step, spacing, size in parts)
+
+
+def _as_node(rewriter: Rewriter, kernel: str | fx.Node) -> fx.Node:
+    if isinstance(kernel, fx.Node):
+        return kernel
+    return rewriter.read(kernel, type=TensorType.of(rewriter.gm.get_parameter(kernel)))
+
+
+def _merge_biases(rewriter: Rewriter, operations: Sequence[LinearOp], weights: list[Any]) -> fx.Node | None:
+    pairs = [(op.bias, weight) for op, weight in zip(operations, weights, strict=True) if op.bias is not None]
+    if not pairs:
+        return None
+    biases = [_as_node(rewriter, bias) for bias, _ in pairs]
+    return rewriter.call_function(
+        ops.merge_biases, (biases, [weight for _, weight in pairs]), type=biases[0].meta["type"]
+    )
+
+
+def _size(operation: LinearOp) -> str:
+    dilated = f" dilated by {_by(operation.dilation)}" if any(step > 1 for step in operation.dilation) else ""
+    return (_by(operation.kernel_shape[2:]) or "linear") + dilated
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to, and its input."""
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.ones(2))
+            self.ops = nn.ModuleList(nn.Conv2d(2, 2, k, padding=k // 2, bias=False) for k in (1, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            return total
+
+    return Example(), torch.ones(1, 2, 4, 4)

@@ -1,0 +1,226 @@
+"""Normalize every kernel that differs between candidates and feeds a shared norm.
+
+Before::
+
+    %2 = Conv2d[a](%0)
+    %5 = mixed_sum([%2, %3], [p1, p2], (0, 0))
+    %6 = BatchNorm2d[a.norm](%5)
+
+After::
+
+    %1 = attr a.weight
+    %2 = kernel_scale(%1, 'kernel')
+    %3 = mul(%1, %2)
+    %4 = conv2d(%0, %3, None, (1, 1), (0, 0), (1, 1), 1)
+
+``K * sqrt(C_out) / ||K||`` per kernel, or each filter to norm 1 (TopoNAS, arXiv 2408.01311, kernel normalization; the
+constant is this project's), so that the weight, not the kernel's scale, says how much a candidate counts in the shared
+norm. A bias scales with its kernel. Per kernel, a candidate alone computes what it did: its norm undoes one scale.
+
+In captures after the deciding one, the kernels already decided are normalized wherever they are read.
+
+Refuses:
+
+1. per filter: a kernel that another kernel follows before the norm (the norm undoes one scale, not one a filter);
+   it is normalized per kernel.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from toponas_fx import ops
+from toponas_fx.calibration import differing_kernels
+from toponas_fx.errors import PreconditionError
+from toponas_fx.linear_ops import FUNCTIONS, LinearOp, linear_op
+from toponas_fx.mixtures import is_mixed_sum
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.sharing import NormalizedKernel, sharing_of
+from toponas_fx.signatures import is_norm
+from toponas_fx.tensor_type import TensorType
+
+
+@dataclass(frozen=True)
+class OwnKernel:
+    """A linear operation whose kernel gets normalized where it is used."""
+
+    operation: LinearOp
+    per: str
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The operation."""
+        return (self.operation.node,)
+
+    def describe(self) -> str:
+        """Say which kernel."""
+        return f"`{self.operation.kernel}` normalized per {self.per}"
+
+
+@dataclass(frozen=True)
+class BareRead:
+    """A read of a decided kernel, or of its bias, outside a module."""
+
+    node: fx.Node
+    kernel: str
+    per: str
+    is_bias: bool
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The read."""
+        return (self.node,)
+
+    def describe(self) -> str:
+        """Say which kernel."""
+        return f"`{self.node.target}` normalized per {self.per}"
+
+
+@dataclass(frozen=True)
+class NormalizeKernels(Pass):
+    """See the module's docstring.
+
+    Attributes:
+        per: ``"kernel"`` or ``"filter"``.
+    """
+
+    per: str = "kernel"
+    name: ClassVar[str] = "normalize-kernels"
+    semantics: ClassVar[Semantics] = Semantics.SHARES
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find the kernels: by what they feed at first, by what was decided later."""
+        if sharing_of(gm).is_decided:
+            return Plan(tuple(_decided(gm)))
+        matches: dict[fx.Node, OwnKernel] = {}
+        refusals: list[Refusal] = []
+        for node in gm.graph.nodes:
+            if not _is_shared_norm(gm, node):
+                continue
+            for operation in differing_kernels(gm, node.args[0]):
+                if not isinstance(operation.kernel, str):
+                    continue
+                per = self.per
+                if per == "filter" and not _feeds_norm_at_once(operation):
+                    refusals.append(Refusal((operation.node,), f"`{operation.kernel}` normalized per kernel only"))
+                    per = "kernel"
+                matches[operation.node] = OwnKernel(operation, per)
+        return Plan(tuple(matches.values()), tuple(refusals))
+
+    def apply(self, match: OwnKernel | BareRead, rewriter: Rewriter) -> None:
+        """Compute the operation with the normalized kernel."""
+        if isinstance(match, BareRead):
+            _normalize_read(match, rewriter)
+            return
+        operation = match.operation
+        assert isinstance(operation.kernel, str)
+        node = operation.node
+        with rewriter.before(node):
+            kernel = _read(rewriter, operation.kernel)
+            scale = rewriter.call_function(ops.kernel_scale, (kernel, match.per))
+            normalized = rewriter.call_function(operator.mul, (kernel, scale), type=kernel.meta["type"])
+            bias: Any = operation.bias
+            if isinstance(bias, str):
+                read = _read(rewriter, bias)
+                bias = rewriter.call_function(ops.scale_bias, (read, scale), type=read.meta["type"])
+            new = convolve(rewriter, operation, normalized, bias, operation.padding, operation.dilation)
+        sources = [part for part in (operation.kernel, operation.bias) if isinstance(part, str)]
+        rewriter.normalize(sources[0], sources[1] if len(sources) > 1 else None, match.per)
+        reads = [parent for parent in node.all_input_nodes if parent.op == "get_attr"]
+        rewriter.replace(node, new)
+        rewriter.erase_unread(reads)
+
+
+def convolve(
+    rewriter: Rewriter, operation: LinearOp, kernel: fx.Node, bias: Any, padding: Sequence[int], dilation: Sequence[int]
+) -> fx.Node:
+    """Emit a linear operation with another kernel, and for a convolution another padding and dilation."""
+    kind = operation.node.meta["type"]
+    if not operation.dims:
+        return rewriter.call_function(F.linear, (operation.value, kernel, bias), type=kind)
+    geometry = (operation.stride, tuple(padding), tuple(dilation), operation.groups)
+    return rewriter.call_function(
+        FUNCTIONS[operation.dims], (operation.value, kernel, bias, *geometry), type=kind
+    )
+
+
+def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module" or node.target not in sharing_of(gm).ties.values():
+        return False
+    return is_norm(gm.get_submodule(str(node.target)))
+
+
+def _feeds_norm_at_once(operation: LinearOp) -> bool:
+    return all(is_mixed_sum(user) for user in operation.node.users)
+
+
+def _decided(gm: fx.GraphModule) -> Iterator[OwnKernel | BareRead]:
+    """Yield every read of a kernel that was decided to be normalized, and of its bias."""
+    kernels: dict[int, tuple[str, NormalizedKernel]] = {}
+    biases: dict[int, tuple[str, NormalizedKernel]] = {}
+    for path, decision in sharing_of(gm).kernels.items():
+        kernels[id(gm.get_parameter(path))] = (path, decision)
+        if decision.bias is not None:
+            biases[id(gm.get_parameter(decision.bias))] = (path, decision)
+    for node in gm.graph.nodes:
+        operation = linear_op(gm, node)
+        if operation is not None and isinstance(operation.kernel, str) and node.op == "call_module":
+            found = kernels.get(id(gm.get_parameter(operation.kernel)))
+            if found is not None:
+                yield OwnKernel(operation, found[1].per)
+        elif node.op == "call_module":
+            inside = [parameter for parameter in gm.get_submodule(str(node.target)).parameters()]
+            if any(id(parameter) in kernels for parameter in inside):
+                raise PreconditionError(f"`{node.target}` runs whole and reads a kernel that is normalized")
+        elif node.op == "get_attr" and node.meta.get("made_by") != NormalizeKernels.name:
+            parameter = _attribute(gm, str(node.target))
+            for table, is_bias in ((kernels, False), (biases, True)):
+                if id(parameter) in table:
+                    path, decision = table[id(parameter)]
+                    yield BareRead(node, path, decision.per, is_bias)
+
+
+def _normalize_read(match: BareRead, rewriter: Rewriter) -> None:
+    node = match.node
+    with rewriter.before(node):
+        own = _read(rewriter, str(node.target))
+        kernel = _read(rewriter, match.kernel) if match.is_bias else own
+        scale = rewriter.call_function(ops.kernel_scale, (kernel, match.per))
+        combine: Any = ops.scale_bias if match.is_bias else operator.mul
+        new = rewriter.call_function(combine, (own, scale), type=node.meta.get("type"))
+    rewriter.replace(node, new)
+
+
+def _read(rewriter: Rewriter, path: str) -> fx.Node:
+    return rewriter.read(path, type=TensorType.of(rewriter.gm.get_parameter(path)))
+
+
+def _attribute(gm: fx.GraphModule, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return gm.get_submodule(owner)._parameters.get(name)
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to once share-modules has run, and its input."""
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.ones(2))
+            self.ops = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(2, 2, k, padding=k // 2, bias=False), nn.BatchNorm2d(2)) for k in (1, 3)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            return total
+
+    return Example(), torch.ones(1, 2, 4, 4)

@@ -1,0 +1,88 @@
+"""How a call that torch dispatched is written down: as which node, and whether it reads metadata or data."""
+
+from __future__ import annotations
+
+import operator
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+METADATA = frozenset(
+    "dim ndim dtype device layout is_cuda is_cpu is_sparse is_floating_point is_complex is_contiguous is_leaf "
+    "requires_grad grad_fn names name output_nr element_size stride storage_offset get_device is_signed "
+    "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version __repr__ __str__ __format__ "
+    "__hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
+    "_is_view untyped_storage is_same_size is_coalesced".split()
+)
+"""Names of torch functions whose answers do not depend on values; sizes are handled apart."""
+
+FORBIDDEN = {
+    "numpy": "a tensor is handed to numpy",
+    "__array__": "a tensor is handed to numpy",
+    "__array_wrap__": "a tensor comes back from numpy",
+    "backward": "backward() is called",
+    "register_hook": "a hook is registered on a tensor",
+    "register_post_accumulate_grad_hook": "a hook is registered on a tensor",
+    "retain_grad": "retain_grad() is called on a tensor",
+    "set_": "a tensor's storage is replaced",
+    "resize_": "a tensor's storage is resized",
+}
+"""Calls that a graph cannot repeat faithfully, by name, each with what to say."""
+
+_OPERATORS = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "subtract": operator.sub,
+    "mul": operator.mul,
+    "multiply": operator.mul,
+    "div": operator.truediv,
+    "divide": operator.truediv,
+    "true_divide": operator.truediv,
+    "neg": operator.neg,
+    "negative": operator.neg,
+    "__getitem__": operator.getitem,
+    "__setitem__": operator.setitem,
+}
+_REFLECTED = {"__radd__": operator.add, "__rsub__": operator.sub, "__rmul__": operator.mul, "__rdiv__": operator.truediv}
+_REFLECTED["__rtruediv__"] = operator.truediv
+
+
+def name_of(func: Any) -> str:
+    """Return a torch function's public name; a property's name for its getter."""
+    if getattr(func, "__name__", "") == "__get__":
+        return str(func.__self__.__name__)
+    return str(getattr(func, "__name__", func))
+
+
+def is_property(func: Any) -> bool:
+    """Tell whether a torch function is the getter of a tensor property."""
+    return getattr(func, "__name__", "") == "__get__"
+
+
+def canonical(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, tuple[Any, ...]]:
+    """Return the node that stands for a call: its op, its target and its arguments.
+
+    Plain arithmetic becomes Python's own operators, however it was written (``torch.add``, ``x.add``, ``x + y``).
+    """
+    name = name_of(func)
+    if is_property(func):
+        return "call_function", getattr, (args[0], name)
+    if not kwargs and name in _OPERATORS and _is_arithmetic(func, name):
+        return "call_function", _OPERATORS[name], args
+    if not kwargs and name in _REFLECTED and len(args) == 2:
+        return "call_function", _REFLECTED[name], (args[1], args[0])
+    if _is_method(func):
+        return "call_method", name, args
+    return "call_function", func, args
+
+
+def _is_arithmetic(func: Any, name: str) -> bool:
+    return func is getattr(torch, name, None) or _is_method(func)
+
+
+def _is_method(func: Any) -> bool:
+    if isinstance(func, FunctionType):
+        return func.__qualname__.startswith("Tensor.")
+    return func is getattr(Tensor, name_of(func), None)

@@ -1,0 +1,156 @@
+"""Which modules a capture keeps whole, and the patches that let a recorder see modules run and attributes read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+from torch.autograd import Function
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Tell whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
+    in_torch = type(module).__module__.startswith("torch.nn.modules.")
+    return in_torch and not isinstance(module, _CONTAINERS) and type(module) is not nn.Module
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Tell whether a module carries hooks: it runs whole, through its own ``__call__``, so that they run too."""
+    return any(getattr(module, name) for name in _HOOKS)
+
+
+class Watcher(Protocol):
+    """What the patches report to; ``is_watching`` is False while a leaf runs."""
+
+    is_watching: bool
+
+    def run_module(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A module's forward is called."""
+
+    def run_hooked(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A module with hooks is called."""
+
+    def run_function(self, function: type[Function], run: Callable[..., Any], args: Any) -> Any:
+        """``function.apply`` is called."""
+
+    def saw_read(self, module: nn.Module, name: str, value: Any) -> None:
+        """An attribute of a module is read."""
+
+    def saw_write(self, module: nn.Module, name: str) -> None:
+        """An attribute of a module is written or deleted."""
+
+
+@contextmanager
+def watched(root: nn.Module, forward: Callable[..., Any], watcher: Watcher) -> Iterator[Callable[..., Any]]:
+    """Patch modules, attribute access and ``Function.apply`` so that they report to ``watcher``; undo on exit.
+
+    Args:
+        root: the model; its own forward is ``forward``, not patched.
+        forward: the root's forward as its user wrote it, bound.
+        watcher: what to report to.
+
+    Yields:
+        ``forward``.
+    """
+    with ExitStack() as stack:
+        for module in root.modules():
+            if module is not root and "forward" not in vars(module):
+                vars(module)["forward"] = _watched_forward(module, watcher)
+                stack.callback(vars(module).pop, "forward")
+        stack.enter_context(_replaced(nn.Module, "__call__", _watched_call(watcher)))
+        stack.enter_context(_replaced(nn.Module, "__getattribute__", _watched_read(watcher)))
+        stack.enter_context(_replaced(nn.Module, "__getattr__", _watched_registered_read(watcher)))
+        stack.enter_context(_replaced(nn.Module, "__setattr__", _watched_write(watcher, "__setattr__")))
+        stack.enter_context(_replaced(nn.Module, "__delattr__", _watched_write(watcher, "__delattr__")))
+        stack.enter_context(_replaced(Function, "apply", _watched_apply(watcher)))
+        yield forward
+
+
+@contextmanager
+def _replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+    missing = object()
+    before = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def _watched_forward(module: nn.Module, watcher: Watcher) -> Callable[..., Any]:
+    run = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not watcher.is_watching:
+            return run(*args, **kwargs)
+        return watcher.run_module(module, run, args, kwargs)
+
+    return forward
+
+
+def _watched_call(watcher: Watcher) -> Callable[..., Any]:
+    run = nn.Module.__call__
+
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not watcher.is_watching or not is_hooked(self):
+            return run(self, *args, **kwargs)
+        return watcher.run_hooked(self, run, args, kwargs)
+
+    return __call__
+
+
+def _watched_read(watcher: Watcher) -> Callable[[nn.Module, str], Any]:
+    read = object.__getattribute__
+
+    def __getattribute__(self: nn.Module, name: str) -> Any:
+        value = read(self, name)
+        if watcher.is_watching and not name.startswith("__"):
+            watcher.saw_read(self, name, value)
+        return value
+
+    return __getattribute__
+
+
+def _watched_registered_read(watcher: Watcher) -> Callable[[nn.Module, str], Any]:
+    read = nn.Module.__getattr__
+
+    def __getattr__(self: nn.Module, name: str) -> Any:
+        value = read(self, name)
+        if watcher.is_watching:
+            watcher.saw_read(self, name, value)
+        return value
+
+    return __getattr__
+
+
+def _watched_write(watcher: Watcher, method: str) -> Callable[..., None]:
+    write = getattr(nn.Module, method)
+
+    def change(self: nn.Module, name: str, *value: Any) -> None:
+        if watcher.is_watching:
+            watcher.saw_write(self, name)
+        write(self, name, *value)
+
+    return change
+
+
+def _watched_apply(watcher: Watcher) -> Any:
+    descriptor = next(vars(base)["apply"] for base in Function.__mro__ if "apply" in vars(base))
+
+    def run(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+        return descriptor.__get__(None, cls)(*args, **kwargs)
+
+    def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+        if not watcher.is_watching:
+            return run(cls, *args, **kwargs)
+        return watcher.run_function(cls, run, args)
+
+    return classmethod(apply)

@@ -1,0 +1,66 @@
+"""Where the tensors of a model live: an index from a tensor's identity to the path that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TensorPath:
+    """How to reach a tensor: an attribute of a module of the tree, then items and attributes below it.
+
+    Attributes:
+        target: dotted path from the root to the attribute.
+        steps: what follows: ``("item", key)`` or ``("attribute", name)``.
+    """
+
+    target: str
+    steps: tuple[tuple[str, Any], ...] = ()
+
+
+def walk_value(value: Any, path: TensorPath, kind: type = Tensor, depth: int = 5) -> Iterator[tuple[TensorPath, Any]]:
+    """Yield every tensor (or other ``kind``) within a value, with its path; containers and plain objects are opened."""
+    if isinstance(value, kind):
+        yield path, value
+        return
+    if depth == 0 or isinstance(value, Tensor | nn.Module | str | bytes | int | float | type(None)):
+        return
+    if isinstance(value, dict):
+        inner = [(("item", key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        inner = [(("item", index), item) for index, item in enumerate(value)]
+    elif hasattr(value, "__dict__") and not callable(value):
+        inner = [(("attribute", name), item) for name, item in vars(value).items()]
+    else:
+        return
+    for step, item in inner:
+        yield from walk_value(item, TensorPath(path.target, (*path.steps, step)), kind, depth - 1)
+
+
+def model_tensors(root: nn.Module) -> Iterator[tuple[TensorPath, Tensor]]:
+    """Yield the parameters, buffers and plain tensors of every module, the registered ones of a module first."""
+    for path, module in root.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield TensorPath(prefix + name), tensor
+        for name, value in list(vars(module).items()):
+            if name not in MODULE_INTERNALS:
+                yield from walk_value(value, TensorPath(prefix + name))
+
+
+def hidden_modules(root: nn.Module) -> Iterator[nn.Module]:
+    """Yield modules that the model holds outside its tree, in lists, dicts or objects."""
+    inside = set(root.modules())
+    for module in inside:
+        for name, value in list(vars(module).items()):
+            if name not in MODULE_INTERNALS:
+                found = walk_value(value, TensorPath(name), nn.Module)
+                yield from (hidden for _, hidden in found if hidden not in inside)
+
+
+MODULE_INTERNALS = frozenset(vars(nn.Module())) | {"_toponas", "_compiled_call_impl", "call_super_init", "dump_patches"}

@@ -1,0 +1,72 @@
+"""From one call of a model to the program that runs it: capture, then the passes."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+from torch import fx
+
+from toponas_fx.capture import Capture, capture
+from toponas_fx.errors import CaptureError
+from toponas_fx.pipeline import Observer, PassRecord, run_passes
+from toponas_fx.program import Call, Program
+from toponas_fx.state import State
+
+MAX_CAPTURES = 8
+
+
+def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
+    """Capture a call that no program holds for, and add what it gives to the model's programs.
+
+    Returns:
+        A program for the call; None where the user's forward runs as written, with the reason in ``state.as_written``.
+    """
+    count = state.captures[call.fixed] = state.captures.get(call.fixed, 0) + 1
+    if count > MAX_CAPTURES:
+        _leave_as_written(state, call, f"what it computes keeps changing: {MAX_CAPTURES} captures did not cover it")
+        return None
+    try:
+        captured = capture(fast, MethodType(state.user_forward, fast), args, kwargs)
+    except CaptureError as error:
+        _leave_as_written(state, call, str(error))
+        return None
+    known = _same_path(fast, state, captured, call)
+    if known is not None:
+        known.relax(call)
+        return known
+    program, _ = build_program(fast, state, captured, call)
+    state.programs.append(program)
+    return program
+
+
+def build_program(
+    fast: fx.GraphModule,
+    state: State,
+    captured: Capture,
+    call: Call,
+    observe: Observer | None = None,
+) -> tuple[Program, list[PassRecord]]:
+    """Run the passes over a captured graph and compile the result."""
+    state.working = captured.graph
+    try:
+        records = run_passes(fast, state.passes, observe)
+    finally:
+        state.working = None
+    program = Program(captured.graph, captured.guards, captured.fingerprint, call.key, captured.entered)
+    return program, records
+
+
+def _same_path(fast: fx.GraphModule, state: State, captured: Capture, call: Call) -> Program | None:
+    """Return a program whose captured run took the same path, though for another key or other plain values."""
+    modules = state.modules(fast)
+    for program in state.programs:
+        same_kind = program.key[:4] == call.fixed and len(program.key) == len(call.key)
+        if same_kind and program.fingerprint == captured.fingerprint and program.first_change(modules) is None:
+            return program
+    return None
+
+
+def _leave_as_written(state: State, call: Call, reason: str) -> None:
+    state.as_written[call.fixed] = reason
+    state.programs = [p for p in state.programs if not (p.has_guards and p.key[:4] == call.fixed)]

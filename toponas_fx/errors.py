@@ -1,0 +1,44 @@
+"""The errors of this package: one tree, so that ``except ToponasError`` catches all of it and nothing else."""
+
+from __future__ import annotations
+
+
+class ToponasError(Exception):
+    """Base of every error that this package raises by itself; a user's own exceptions pass through untouched."""
+
+
+class ArgumentError(ToponasError):
+    """An argument of a public function cannot be used as given."""
+
+
+class InputError(ToponasError):
+    """The example inputs do not fit the model's forward, or could not be inferred."""
+
+
+class CaptureError(ToponasError):
+    """One run of forward could not be recorded as a graph.
+
+    Attributes:
+        where: ``file:line`` in the user's code, or an empty string where no frame of it was on the stack.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        """Join the sentence with the user's file and line, where there is one."""
+        super().__init__(f"{where}: {message}" if where else message)
+        self.where = where
+
+
+class GuardFailure(ToponasError):
+    """A recorded answer no longer holds in this run; the model reacts by capturing again."""
+
+
+class PassError(ToponasError):
+    """A pass failed, or did not come to an end; carries the graph around the node in its text."""
+
+
+class PreconditionError(PassError):
+    """A pass was placed where what it requires does not hold."""
+
+
+class VerificationError(PassError):
+    """The graph that a pass left behind is not well formed."""

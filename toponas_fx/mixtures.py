@@ -1,0 +1,137 @@
+"""Mixtures: reading the normal form ``mixed_sum(terms, weights, edges)``, and grouping terms into edges."""
+
+from __future__ import annotations
+
+import heapq
+import operator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from toponas_fx import ops
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The candidates of one edge: those terms of a ``mixed_sum`` that bear one edge number.
+
+    Attributes:
+        node: the ``mixed_sum``.
+        edge: the edge number.
+        positions: where its terms stand in the sum.
+    """
+
+    node: fx.Node
+    edge: int
+    positions: tuple[int, ...]
+
+    @property
+    def terms(self) -> list[Any]:
+        """Its terms: nodes, or plain numbers."""
+        return [self.node.args[0][i] for i in self.positions]  # type: ignore[index, union-attr]
+
+    @property
+    def weights(self) -> list[Any]:
+        """Its weights: nodes, or plain numbers."""
+        return [self.node.args[1][i] for i in self.positions]  # type: ignore[index, union-attr]
+
+
+def is_mixed_sum(node: Any) -> bool:
+    """Tell whether a value is a ``mixed_sum`` node."""
+    return isinstance(node, fx.Node) and node.target is ops.mixed_sum
+
+
+def mixtures(graph: fx.Graph) -> Iterator[Mixture]:
+    """Yield the mixtures of a graph, in its order."""
+    for node in graph.nodes:
+        if is_mixed_sum(node):
+            edges: tuple[int, ...] = node.args[2]
+            for edge in dict.fromkeys(edges):
+                yield Mixture(node, edge, tuple(i for i, number in enumerate(edges) if number == edge))
+
+
+def edge_numbers(
+    terms: Sequence[Any], factors: Sequence[Sequence[fx.Node]], inside: Collection[fx.Node]
+) -> tuple[int, ...]:
+    """Number the edges that the terms of one sum belong to.
+
+    Terms belong together where they read the same tensor and their weights come from the same row, whatever the order
+    of the additions.
+
+    Args:
+        terms: n terms, nodes or numbers.
+        factors: for each term, the nodes whose product is its weight.
+        inside: the nodes of the sum itself.
+
+    Returns:
+        n edge numbers, from 0 in order of appearance.
+    """
+    numbers: dict[Any, int] = {}
+    rows = [tuple(row_of(factor) for factor in nodes) for nodes in factors]
+    sources = [source_of(term, inside) if isinstance(term, fx.Node) else None for term in terms]
+    known = {row: source for row, source in zip(rows, sources, strict=True) if source is not None}
+    keys = [
+        (row, known.get(row) if source is None else source) for row, source in zip(rows, sources, strict=True)
+    ]
+    return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
+
+
+def row_of(weight: fx.Node) -> Any:
+    """Return a key for the row that a scalar weight is an element of; equal keys are the same row of one tensor."""
+    while _is_reshape(weight):
+        weight = weight.args[0]  # type: ignore[assignment]
+    if weight.target is not operator.getitem and weight.target != "select":
+        return weight
+    *parents, index = _structure(weight)
+    if isinstance(index, tuple):
+        return (*parents, index[:-1])
+    return tuple(parents)
+
+
+def _structure(node: fx.Node) -> tuple[Any, ...]:
+    """Write nested indexing as a tuple, root first, so that equal reads compare equal."""
+    if _is_reshape(node) or node.target in ("unbind", "detach"):
+        return _structure(node.args[0])  # type: ignore[arg-type]
+    if node.target is operator.getitem:
+        index = node.args[1]
+        return (*_structure(node.args[0]), index if isinstance(index, int | tuple) else str(index))  # type: ignore[arg-type]
+    if node.target == "select":
+        return (*_structure(node.args[0]), node.args[1:])  # type: ignore[arg-type]
+    return (node,)
+
+
+def _is_reshape(node: fx.Node) -> bool:
+    return node.op == "call_method" and node.target in ("view", "reshape", "squeeze", "contiguous", "unsqueeze")
+
+
+def source_of(term: fx.Node, inside: Collection[fx.Node]) -> Any:
+    """Return the tensor that a candidate reads: what lies above the nodes that serve nothing but this term.
+
+    Args:
+        term: the candidate's last node.
+        inside: the nodes of the sum that it is a term of.
+
+    Returns:
+        A node; a tuple of nodes where there are several; None where the candidate reads no tensor computed before.
+    """
+    region = set(inside)
+    boundary: list[fx.Node] = []
+    position = {node: index for index, node in enumerate(term.graph.nodes)}
+    queue = [(-position[term], term)]
+    seen = {term}
+    while queue:
+        _, node = heapq.heappop(queue)
+        if node.op == "placeholder" or not all(user in region for user in node.users):
+            boundary.append(node)
+            continue
+        region.add(node)
+        for parent in node.all_input_nodes:
+            if parent not in seen:
+                seen.add(parent)
+                heapq.heappush(queue, (-position[parent], parent))
+    values = [node for node in boundary if node.op != "get_attr" and "type" in node.meta and node.meta["type"].shape]
+    if len(values) == 1:
+        return values[0]
+    return tuple(values) or None

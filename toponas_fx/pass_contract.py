@@ -1,0 +1,90 @@
+"""What a pass is: it plans without changing anything, then applies each match through the rewriter."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import fx
+
+from toponas_fx.rewriter import Rewriter
+
+
+class Semantics(enum.Enum):
+    """What a pass promises about the function that a model computes."""
+
+    EXACT = "the same function, up to the order of additions"
+    ROUNDING = "the same function, by different arithmetic"
+    SHARES = "the original with the shared modules tied, at every one-hot weight vector"
+
+
+class Match(Protocol):
+    """One place that a pass will change."""
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The nodes it is about; the first is where it happens."""
+
+    def describe(self) -> str:
+        """One sentence without a full stop: what is done here."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One place that a pass looked at and left alone.
+
+    Attributes:
+        nodes: the nodes it is about.
+        reason: one sentence without a full stop.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass would do to a graph. Matches are disjoint: applying one leaves the others valid."""
+
+    matches: tuple[Any, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Pass(ABC):
+    """One rewrite rule; a frozen dataclass whose fields are its options.
+
+    Attributes:
+        name: the class name in kebab-case.
+        semantics: its promise.
+    """
+
+    name: ClassVar[str]
+    semantics: ClassVar[Semantics]
+
+    def requires(self, gm: fx.GraphModule) -> None:  # noqa: B027 - most passes require nothing
+        """Raise PreconditionError where the pass cannot run on this graph at all."""
+
+    @abstractmethod
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find what to do, and what was refused and why; changes nothing."""
+
+    @abstractmethod
+    def apply(self, match: Any, rewriter: Rewriter) -> None:
+        """Carry out one match."""
+
+    def ensures(self, gm: fx.GraphModule) -> None:  # noqa: B027 - most passes need no check of their own
+        """Raise VerificationError where the result is not what the pass promises."""
+
+
+@dataclass(frozen=True, init=False)
+class Repeat:
+    """Passes that run in turn until none finds anything more."""
+
+    passes: tuple[Pass, ...]
+
+    def __init__(self, *passes: Pass) -> None:
+        """Take the passes in order."""
+        object.__setattr__(self, "passes", passes)

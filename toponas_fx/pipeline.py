@@ -1,0 +1,168 @@
+"""Runs a list of passes over a graph, checks each one's result and keeps a record of what it did."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from toponas_fx.costs import Costs, graph_costs
+from toponas_fx.errors import PassError, ToponasError
+from toponas_fx.graph_text import format_graph, format_node, number_nodes
+from toponas_fx.pass_contract import Pass, Plan, Repeat, Semantics
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.verifier import Interface, verify
+
+MAX_ROUNDS = 100
+_log = logging.getLogger("toponas_fx")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that was done, or refused.
+
+    Attributes:
+        sentence: what, in words.
+        origins: names of the captured nodes it is about.
+    """
+
+    sentence: str
+    origins: tuple[str, ...]
+
+
+@dataclass
+class PassRecord:
+    """What one pass did to one graph.
+
+    Attributes:
+        name: the pass.
+        semantics: its promise.
+        before: costs of the graph before it.
+        after: costs after it, observed.
+        changes: one for each match that was applied.
+        refusals: what its last plan refused.
+    """
+
+    name: str
+    semantics: Semantics
+    before: Costs
+    after: Costs
+    changes: list[Change] = field(default_factory=list)
+    refusals: list[Change] = field(default_factory=list)
+
+
+Passes = Sequence["Pass | Repeat"]
+
+
+Observer = Callable[[Pass, fx.GraphModule], None]
+
+
+def run_passes(gm: fx.GraphModule, passes: Passes, observe: Observer | None = None) -> list[PassRecord]:
+    """Run passes in order over ``gm.graph``, in place.
+
+    Args:
+        gm: the model; its tree may get tied on the way.
+        passes: passes, and ``Repeat`` for those that run in turn until nothing changes.
+        observe: called after each run of a pass, with the pass and the model.
+
+    Returns:
+        One record a pass, in order; a repeated pass has one for all its runs.
+
+    Raises:
+        PassError: a pass failed or found no end; the text names it, its place, and shows the graph around the node.
+    """
+    interface = Interface.of(gm.graph)
+    verify(gm, interface)
+    flat = list(_flatten(passes))
+    records = {id(pass_): PassRecord(pass_.name, pass_.semantics, graph_costs(gm), graph_costs(gm)) for pass_ in flat}
+    done: list[str] = []
+    for entry in passes:
+        group = entry.passes if isinstance(entry, Repeat) else (entry,)
+        for _ in range(MAX_ROUNDS):
+            changed = []
+            for pass_ in group:
+                changed.append(_run_pass(gm, pass_, records[id(pass_)], interface, flat, done))
+                if observe is not None:
+                    observe(pass_, gm)
+            if isinstance(entry, Pass) or not any(changed):
+                break
+        else:
+            raise PassError(f"passes {[pass_.name for pass_ in group]} still change the graph after {MAX_ROUNDS} turns")
+    return [records[id(pass_)] for pass_ in flat]
+
+
+def _flatten(passes: Passes) -> Iterator[Pass]:
+    for entry in passes:
+        yield from entry.passes if isinstance(entry, Repeat) else (entry,)
+
+
+def _run_pass(
+    gm: fx.GraphModule, pass_: Pass, record: PassRecord, interface: Interface, flat: list[Pass], done: list[str]
+) -> bool:
+    place = f"pass '{pass_.name}' ({flat.index(pass_) + 1} of {len(flat)}), after {done}"
+    count = len(record.changes)
+    if not count:
+        record.before = graph_costs(gm)
+    try:
+        pass_.requires(gm)
+        _apply_until_done(gm, pass_, record)
+        pass_.ensures(gm)
+        verify(gm, interface)
+    except ToponasError as error:
+        raise type(error)(f"{place}: {error}") from error
+    except Exception as error:
+        raise PassError(f"{place}: {type(error).__name__}: {error}") from error
+    record.after = graph_costs(gm)
+    done.append(pass_.name)
+    if _level() >= 1:
+        _log.info("%s: %d changes, %d nodes", pass_.name, len(record.changes) - count, record.after.nodes)
+    return len(record.changes) > count
+
+
+def _apply_until_done(gm: fx.GraphModule, pass_: Pass, record: PassRecord) -> None:
+    match: Any = None
+    for _ in range(MAX_ROUNDS):
+        plan = pass_.plan(gm)
+        record.refusals = [Change(refusal.reason, _origins(refusal.nodes)) for refusal in plan.refusals]
+        if not plan.matches:
+            _log_plan(gm, pass_, plan)
+            return
+        for match in plan.matches:
+            _log_match(gm, pass_, match)
+            change = Change(match.describe(), _origins(match.nodes))
+            pass_.apply(match, Rewriter(gm, pass_.name))
+            record.changes.append(change)
+            if _level() >= 2:
+                _log.debug("after %s:\n%s", pass_.name, format_graph(gm))
+    around = format_graph(gm, around=match.nodes[0]) if match.nodes[0] in set(gm.graph.nodes) else format_graph(gm)
+    raise PassError(f"still finds work after {MAX_ROUNDS} rounds, last: {match.describe()}:\n{around}")
+
+
+def _origins(nodes: Sequence[fx.Node]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for node in nodes for name in node.meta.get("origin", (node.name,))))
+
+
+def _level() -> int:
+    text = os.environ.get("TOPONAS_DEBUG", "0")
+    level = int(text) if text.isdigit() else 0
+    if level and not _log.handlers:
+        _log.addHandler(logging.StreamHandler())
+        _log.setLevel(logging.DEBUG)
+    return level
+
+
+def _log_match(gm: fx.GraphModule, pass_: Pass, match: Any) -> None:
+    if _level() >= 3:
+        line = format_node(match.nodes[0], number_nodes(gm.graph), gm)
+        _log.debug("%s matches %s: %s", pass_.name, line, match.describe())
+
+
+def _log_plan(gm: fx.GraphModule, pass_: Pass, plan: Plan) -> None:
+    if _level() >= 3:
+        numbers = number_nodes(gm.graph)
+        for refusal in plan.refusals:
+            _log.debug("%s refuses %s: %s", pass_.name, format_node(refusal.nodes[0], numbers, gm), refusal.reason)

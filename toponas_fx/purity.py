@@ -1,0 +1,63 @@
+"""Which nodes may be removed when unread, and merged when equal."""
+
+from __future__ import annotations
+
+import operator
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from torch import fx, nn
+
+from toponas_fx import ops
+
+_RANDOM = frozenset(
+    "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial empty "
+    "empty_like new_empty empty_strided dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout "
+    "feature_alpha_dropout gumbel_softmax rrelu fractional_max_pool2d fractional_max_pool3d "
+    "native_dropout scaled_dot_product_attention multi_head_attention_forward new _sample_dirichlet _standard_gamma "
+    "seed manual_seed set_rng_state".split()
+)
+_EFFECTS = frozenset("_set_grad_enabled requires_grad_ backward _assert _assert_async record_function".split())
+_PURE_MODULES = tuple(
+    f"torch.nn.modules.{name}"
+    for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()
+)
+_STATELESS_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+
+
+def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether running a node any number of times, or never, differs only in its own value.
+
+    Unknown callables, random draws, in-place writes and norms that update running statistics are not pure.
+    """
+    if node.meta.get("mutates") or node.op in ("placeholder", "output"):
+        return False
+    if node.op == "get_attr":
+        return True
+    if node.op == "call_module":
+        return is_pure_module(gm.get_submodule(str(node.target)))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name in _RANDOM or name in _EFFECTS or node.target is ops.guard:
+        return False
+    if node.op == "call_method":
+        return not name.endswith("_") or name.endswith("__")
+    return _is_known(node.target) and node.target is not operator.setitem and not name.endswith("_")
+
+
+def is_pure_module(module: nn.Module) -> bool:
+    """Tell the same of a leaf module in its present mode."""
+    if getattr(module, "inplace", False) or isinstance(module, nn.RReLU | nn.MultiheadAttention):
+        return False
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return not module.training
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return not (module.training and module.track_running_stats)
+    return type(module).__module__ in _PURE_MODULES or isinstance(module, _STATELESS_NORMS)
+
+
+def _is_known(function: Any) -> bool:
+    if isinstance(function, BuiltinFunctionType):
+        return True
+    owner = getattr(function, "__module__", "") or ""
+    is_plain = isinstance(function, FunctionType | type(operator.add))
+    return is_plain and owner.split(".")[0] in ("torch", "_operator", "operator", "toponas_fx")

@@ -1,0 +1,116 @@
+"""The one way to change a graph: unique names, known types, and a note on every node of who made it from what."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import fx
+
+from toponas_fx.errors import PassError
+from toponas_fx.graph_text import format_graph
+from toponas_fx.sharing import NormalizedKernel, sharing_of
+from toponas_fx.tensor_type import TensorType
+
+
+class Rewriter:
+    """Changes the graph of ``gm`` on behalf of one pass.
+
+    Attributes:
+        gm: the model.
+        pass_name: who is at work.
+    """
+
+    def __init__(self, gm: fx.GraphModule, pass_name: str) -> None:
+        """Bind the rewriter to a model and a pass."""
+        self.gm = gm
+        self.pass_name = pass_name
+        self._origins: list[fx.Node] = []
+
+    @contextmanager
+    def before(self, anchor: fx.Node, *origins: fx.Node) -> Iterator[None]:
+        """Insert new nodes before ``anchor``; they stem from ``origins`` (from ``anchor`` where none are given)."""
+        outer, self._origins = self._origins, list(origins) or [anchor]
+        with self.gm.graph.inserting_before(anchor):
+            yield
+        self._origins = outer
+
+    def call_function(
+        self, target: Callable[..., Any], args: tuple[Any, ...], *, type: TensorType | None = None, **kwargs: Any
+    ) -> fx.Node:
+        """Add a call of a function."""
+        return self._note(self.gm.graph.call_function(target, args, kwargs), type)
+
+    def call_module(self, path: str, args: tuple[Any, ...], *, type: TensorType | None = None) -> fx.Node:
+        """Add a call of the module at ``path``."""
+        return self._note(self.gm.graph.create_node("call_module", path, args), type)
+
+    def read(self, path: str, *, type: TensorType | None = None) -> fx.Node:
+        """Add a node that reads the parameter, buffer or tensor attribute at ``path``."""
+        return self._note(self.gm.graph.create_node("get_attr", path), type)
+
+    def item(self, node: fx.Node, key: Any, *, type: TensorType | None = None) -> fx.Node:
+        """Add ``node[key]``."""
+        return self.call_function(operator.getitem, (node, key), type=type)
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Let every reader of ``old`` read ``new``, and remove ``old``.
+
+        Raises:
+            PassError: both types are known and differ.
+        """
+        before, after = old.meta.get("type"), new.meta.get("type")
+        if before is not None and after is not None and before != after:
+            around = format_graph(self.gm, around=old)
+            raise PassError(f"pass '{self.pass_name}' replaces {before} by {after}:\n{around}")
+        new.meta.setdefault("type", before)
+        old.replace_all_uses_with(new)
+        self.erase(old)
+
+    def update(self, node: fx.Node, args: Sequence[Any]) -> None:
+        """Give a node other arguments."""
+        node.args = tuple(args)
+
+    def erase(self, node: fx.Node) -> None:
+        """Remove a node that nobody reads."""
+        self.gm.graph.erase_node(node)
+
+    def erase_unread(self, nodes: Iterable[fx.Node]) -> None:
+        """Remove those of the nodes that nobody reads, readers before what they read."""
+        position = {node: index for index, node in enumerate(self.gm.graph.nodes)}
+        for node in sorted(set(nodes), key=position.__getitem__, reverse=True):
+            if not node.users:
+                self.erase(node)
+
+    def tie(self, kept: str, removed: str) -> None:
+        """Put the module at ``kept`` in the place of the one at ``removed``, under all of its paths."""
+        module, old = self.gm.get_submodule(kept), self.gm.get_submodule(removed)
+        if module is old:
+            return
+        for path, candidate in list(self.gm.named_modules(remove_duplicate=False)):
+            if candidate is old:
+                owner, _, name = path.rpartition(".")
+                self.gm.get_submodule(owner)._modules[name] = module
+                sharing_of(self.gm).ties[path] = kept
+        for node in self.gm.graph.nodes:
+            if node.op == "call_module" and node.target == removed:
+                node.target = kept
+
+    def normalize(self, kernel: str, bias: str | None, per: str) -> None:
+        """Record that the kernel parameter at a path is normalized wherever it is read."""
+        sharing_of(self.gm).kernels[kernel] = NormalizedKernel(bias, per)
+
+    def _note(self, node: fx.Node, type: TensorType | None) -> fx.Node:
+        first = self._origins[0].meta if self._origins else {}
+        if type is not None:
+            node.meta["type"] = type
+        node.meta["mutates"] = ()
+        node.meta["grad"] = first.get("grad", True)
+        node.meta["scope"] = first.get("scope", "")
+        node.meta["where"] = first.get("where", "")
+        node.meta["made_by"] = self.pass_name
+        origins = dict.fromkeys(name for origin in self._origins for name in origin.meta.get("origin", ()))
+        node.meta["origin"] = tuple(origins)
+        return node

@@ -1,0 +1,29 @@
+"""When two modules are alike: the same class with the same configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+_PLAIN = (int, float, str, bool, tuple, type(None))
+
+
+def signature(module: nn.Module) -> tuple[Any, ...]:
+    """Return what two modules must agree in to be alike: class, options, mode, and shapes of what they own.
+
+    Values of parameters and buffers do not count, nor do names.
+    """
+    options = tuple(
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and isinstance(value, _PLAIN)
+    )
+    owned = {**module._parameters, **module._buffers}
+    shapes = tuple((name, None if value is None else tuple(value.shape)) for name, value in owned.items())
+    return type(module), options, shapes
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether a module is one of torch's normalization layers."""
+    return isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm)

@@ -1,0 +1,280 @@
+"""The public functions: ``simplify``, ``explain``, ``restore`` and ``topology``."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from types import MethodType
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from toponas_fx.capture import capture
+from toponas_fx.capture.inputs import as_inputs, infer_inputs
+from toponas_fx.capture.owners import TensorPath, walk_value
+from toponas_fx.compiler import build_program
+from toponas_fx.costs import Costs, flops, graph_costs, saved_bytes
+from toponas_fx.errors import ArgumentError, CaptureError, InputError, ToponasError
+from toponas_fx.kernels import normalized_values
+from toponas_fx.mixtures import mixtures
+from toponas_fx.model import SimplifiedModule, assemble, retire
+from toponas_fx.pass_contract import Pass, Repeat, Semantics
+from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps, NormalizeKernels
+from toponas_fx.pipeline import PassRecord
+from toponas_fx.program import Call
+from toponas_fx.report import Report, build_report, unused_notes
+from toponas_fx.topology import build_topology
+from toponas_fx.tree import copy_tree
+
+MODES = ("share", "exact")
+NORMALIZE = ("kernel", "filter")
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def simplify(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    mode: str = "share",
+    passes: Sequence[Pass | Repeat] | None = None,
+    normalize: str = "kernel",
+) -> Any:
+    """Return a model that computes a supernet with the work that its candidates repeat removed.
+
+    The result is an instance of the model's own class and a ``torch.fx.GraphModule``. It owns a copy of the module
+    tree over the very same parameters and tensors; the model itself is not changed. Train one of the two.
+
+    Args:
+        model: the supernet, on the device and with the dtype it is to run with.
+        example_inputs: one tensor, ``f32[N,C,H,W]`` say, or a tuple of forward's positional arguments; inferred from
+            the first layer where it is None. Nothing of the run with it is left behind.
+        mode: ``"share"`` shares modules between candidates (TopoNAS, arXiv 2408.01311): every architecture computes
+            what it did, with the shared modules tied. ``"exact"`` keeps the function for all weights and inputs.
+        passes: rewrite rules in order instead of ``toponas_fx.passes.DEFAULT_PASSES``; mode ``"exact"`` leaves out
+            those that share.
+        normalize: ``"kernel"`` normalizes each differing kernel as a whole, ``"filter"`` each of its filters where
+            a norm follows at once.
+
+    Returns:
+        The simplified model; ``fast.report`` says what was done and why not more.
+
+    Raises:
+        ArgumentError: ``model`` is no Module, is wrapped for parallel use or simplified already, uses a reserved
+            attribute name, or an option is unknown.
+        InputError: the example inputs do not fit forward, or none could be inferred.
+        Exception: whatever the model's own forward raises, untouched.
+    """
+    chosen = _checked_passes(model, mode, passes, normalize)
+    inputs = _inputs(model, example_inputs)
+    fast = assemble(model, mode, chosen)
+    fast._toponas.example = pytree.tree_map_only(Tensor, _without_memory, inputs)
+    training = {module: module.training for module in fast.modules()}
+    before, records, notes = Costs(0, 0, 0, 0, 0, 0), [], []
+    try:
+        fast.train()
+        raw, records = _compile_first(fast, inputs, example_inputs is None)
+        before = raw or before
+        fast._toponas.sharing.is_decided = True
+        fast.eval()
+        _compile_first(fast, inputs, example_inputs is None)
+        fast.train()
+        notes = _notes(model, fast)
+        if raw is not None:
+            retire(fast, _unread_parameters(fast))
+            after = graph_costs(fast)
+            before, after = _measured(before, fast.reference, model, inputs), _measured(after, fast, fast, inputs)
+        else:
+            after = before
+    finally:
+        for module in fast.modules():
+            module.training = training.get(module, fast.training)
+    fast._toponas.report = build_report(
+        type(model).__name__, mode, fast._toponas.topology or nx.MultiDiGraph(), records, before, after, notes
+    )
+    return fast
+
+
+def _compile_first(fast: SimplifiedModule, inputs: tuple[Any, ...], inferred: bool) -> tuple[Costs | None, list[PassRecord]]:
+    """Capture and compile the present mode; leave the user's forward as written where that cannot be."""
+    state = fast._toponas
+    call = Call.of(inputs, {}, fast.training)
+    try:
+        captured = capture(fast, MethodType(state.user_forward, fast), inputs, {})
+    except CaptureError as error:
+        state.as_written[call.fixed] = str(error)
+        warnings.warn(f"{state.user_class.__name__} runs as its user wrote it: {error}", stacklevel=3)
+        return None, []
+    except ToponasError:
+        raise
+    except Exception as error:
+        if inferred:
+            shape = tuple(inputs[0].shape)
+            raise InputError(
+                f"forward fails on an inferred input of shape {shape} ({type(error).__name__}: {error}); "
+                "pass example_inputs"
+            ) from error
+        raise
+    state.captures[call.fixed] = 1
+    state.working = captured.graph
+    raw = graph_costs(fast)
+    state.working = None
+    observe = _keep_topology if fast.training else None
+    program, records = build_program(fast, state, captured, call, observe)
+    state.programs.append(program)
+    return raw, records
+
+
+def _keep_topology(pass_: Pass, gm: fx.GraphModule) -> None:
+    if isinstance(pass_, DetectMixedOps):
+        gm._toponas.topology = build_topology(gm)
+
+
+def _checked_passes(
+    model: nn.Module, mode: str, passes: Sequence[Pass | Repeat] | None, normalize: str
+) -> tuple[Pass | Repeat, ...]:
+    if isinstance(model, _WRAPPERS):
+        raise ArgumentError(f"the model is wrapped in {type(model).__name__}: simplify before wrapping")
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"simplify takes a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, SimplifiedModule):
+        raise ArgumentError("the model is simplified already")
+    if mode not in MODES:
+        raise ArgumentError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
+    if normalize not in NORMALIZE:
+        raise ArgumentError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, not {normalize!r}")
+    chosen = list(DEFAULT_PASSES if passes is None else passes)
+    for entry in (inner for entry in chosen for inner in (entry.passes if isinstance(entry, Repeat) else (entry,))):
+        if not isinstance(entry, Pass):
+            raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {entry!r}")
+    kept = [_for_mode(entry, mode, normalize) for entry in chosen]
+    return tuple(entry for entry in kept if entry is not None)
+
+
+def _for_mode(entry: Pass | Repeat, mode: str, normalize: str) -> Pass | Repeat | None:
+    if isinstance(entry, Repeat):
+        inner = [_for_mode(pass_, mode, normalize) for pass_ in entry.passes]
+        kept = [pass_ for pass_ in inner if isinstance(pass_, Pass)]
+        return Repeat(*kept) if kept else None
+    if mode == "exact" and entry.semantics is Semantics.SHARES:
+        return None
+    if isinstance(entry, NormalizeKernels) and normalize != "kernel":
+        return dataclasses.replace(entry, per=normalize)
+    return entry
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    return tensor.new_zeros(()).expand(tensor.shape)
+
+
+def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+    return infer_inputs(model) if example_inputs is None else as_inputs(example_inputs)
+
+
+def _unread_parameters(fast: SimplifiedModule) -> list[str]:
+    """Return the paths of parameters that no program reads and no change of state could bring back."""
+    state = fast._toponas
+    if state.as_written or any(program.has_guards or not _only_modes(program) for program in state.programs):
+        return []
+    read: set[int] = set()
+    for program in state.programs:
+        for node in program.graph.nodes:
+            if node.op == "call_module":
+                read.update(id(parameter) for parameter in fast.get_submodule(str(node.target)).parameters())
+            elif node.op == "get_attr":
+                read.add(id(_attribute(fast, str(node.target))))
+            read.update(id(tensor) for tensor in _tensors_in(fast, node))
+    return [path for path, parameter in fast.named_parameters() if id(parameter) not in read]
+
+
+def _tensors_in(fast: SimplifiedModule, node: fx.Node) -> Iterator[Tensor]:
+    """Yield the tensors that a read of a list, dict or object of the model may reach."""
+    if node.op == "get_attr" and "type" not in node.meta:
+        for _, tensor in walk_value(_attribute(fast, str(node.target)), TensorPath("")):
+            yield tensor
+
+
+def _only_modes(program: Any) -> bool:
+    names = {name for _, name in program.guards.attributes}
+    return names <= {"training"} and not program.guards.globals
+
+
+def _attribute(fast: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(fast.get_submodule(owner), name)
+
+
+def _notes(model: nn.Module, fast: SimplifiedModule) -> list[str]:
+    state = fast._toponas
+    notes = [f"runs as its user wrote it: {reason}" for reason in state.as_written.values()]
+    if state.programs:
+        entered = {path for program in state.programs for path in program.entered}
+        notes += unused_notes(model, sorted(entered), fast) if any(mixtures(fast.graph)) else []
+    return notes
+
+
+def _measured(costs: Costs, call: Any, model: Any, inputs: tuple[Any, ...]) -> Costs:
+    plain = [tensor for tensor in model.parameters()]
+    return dataclasses.replace(
+        costs, flops=flops(call, *inputs), saved_bytes=saved_bytes(call, *inputs, exclude=plain)
+    )
+
+
+def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
+    """Simplify a model of another structure with the options of ``template``."""
+    state = template._toponas
+    return simplify(model, state.example, mode=state.mode, passes=state.passes)
+
+
+def explain(model: nn.Module, example_inputs: Any = None, **options: Any) -> Report:
+    """Return the report that ``simplify`` with the same arguments would give; the model is not changed."""
+    report: Report = simplify(model, example_inputs, **options).report
+    return report
+
+
+def topology(model: nn.Module, example_inputs: Any = None) -> nx.MultiDiGraph:
+    """Return a supernet's graph of values and candidates, as its user wrote it.
+
+    Args:
+        model: the supernet; not changed.
+        example_inputs: as for ``simplify``.
+
+    Returns:
+        A multigraph whose nodes are values and whose edges are candidates; see ``toponas_fx.topology``.
+    """
+    found: nx.MultiDiGraph = simplify(model, example_inputs, passes=(DetectMixedOps(),)).topology()
+    return found
+
+
+def restore(fast: SimplifiedModule) -> Any:
+    """Return an untied model of the user's class with the searched weights, normalized kernels written out.
+
+    It computes what ``fast`` computes at every one-hot weight vector. Its tensors are copies.
+
+    Raises:
+        ArgumentError: the argument is no simplified model.
+    """
+    if not isinstance(fast, SimplifiedModule):
+        raise ArgumentError(f"restore takes what simplify returned, not {type(fast).__name__}")
+    state = fast._toponas
+    twin: Any = copy.deepcopy(fast)
+    with torch.no_grad():
+        for module, name, value in list(normalized_values(twin, state.sharing)):
+            module._parameters[name].copy_(value)  # type: ignore[union-attr]
+    for path, tensor in twin._toponas.removed.items():
+        owner, _, name = path.rpartition(".")
+        module = twin.get_submodule(owner)
+        vars(module).pop(name)
+        module._parameters[name] = tensor
+    for removed, kept in state.sharing.ties.items():
+        owner, _, name = removed.rpartition(".")
+        twin.get_submodule(owner)._modules[name] = copy.deepcopy(twin.get_submodule(kept))
+    plain = copy_tree(twin, state.user_class)
+    vars(plain).pop("meta", None)
+    return plain
+
+
