@@ -260,7 +260,7 @@ def example() -> tuple[nn.Module, Tensor]:
 
         def forward(self, x: Tensor) -> Tensor:
             candidates = (torch.relu, torch.tanh)
-            total: Any = sum(w * op(x) for w, op in zip(self.alphas, candidates, strict=True))
+            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, candidates, strict=True))
             return total
 
     return Example(), torch.ones(1, 2)

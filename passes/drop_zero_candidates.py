@@ -144,6 +144,7 @@ def example() -> tuple[nn.Module, Tensor]:
             self.alphas = nn.Parameter(torch.zeros(2))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.alphas[0] * x.mul(0.0) + self.alphas[1] * torch.relu(x)
+            total: Tensor = self.alphas[0] * x.mul(0.0) + self.alphas[1] * torch.relu(x)
+            return total
 
     return Example(), torch.ones(1, 2)

@@ -212,7 +212,7 @@ def example() -> tuple[nn.Module, Tensor]:
             self.ops = nn.ModuleList(nn.Conv2d(2, 2, k, padding=k // 2, bias=False) for k in (1, 3))
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

@@ -147,9 +147,7 @@ def convolve(
     if not operation.dims:
         return rewriter.call_function(F.linear, (operation.value, kernel, bias), type=kind)
     geometry = (operation.stride, tuple(padding), tuple(dilation), operation.groups)
-    return rewriter.call_function(
-        FUNCTIONS[operation.dims], (operation.value, kernel, bias, *geometry), type=kind
-    )
+    return rewriter.call_function(FUNCTIONS[operation.dims], (operation.value, kernel, bias, *geometry), type=kind)
 
 
 def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
@@ -220,7 +218,7 @@ def example() -> tuple[nn.Module, Tensor]:
             )
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

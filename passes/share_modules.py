@@ -194,7 +194,7 @@ def example() -> tuple[nn.Module, Tensor]:
             )
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

@@ -26,7 +26,7 @@ class _Function:
 
 def dump_graph(graph: fx.Graph) -> list[tuple[Any, ...]]:
     """Return a picklable copy of a graph: op, name, target, args, kwargs and meta of each node."""
-    positions = {node: _Reference(index) for index, node in enumerate(graph.nodes)}
+    positions: Any = {node: _Reference(index) for index, node in enumerate(graph.nodes)}
     rows: list[tuple[Any, ...]] = []
     for node in graph.nodes:
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), positions.__getitem__)

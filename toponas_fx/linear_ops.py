@@ -97,12 +97,13 @@ def _of_function(gm: fx.GraphModule, node: fx.Node) -> LinearOp | None:
     if not dims:
         return LinearOp(node, value, kernel, offset, shape, (), (), (), 1)
     stride, dilation = _tuple(given.get("stride", 1), dims), _tuple(given.get("dilation", 1), dims)
-    if stride is None or dilation is None or not isinstance(given.get("groups", 1), int):
+    groups = given.get("groups", 1)
+    if stride is None or dilation is None or not isinstance(groups, int):
         return None
     padding = _padding(given.get("padding", 0), shape[2:], dilation)
     if padding is None:
         return None
-    return LinearOp(node, value, kernel, offset, shape, stride, padding, dilation, given.get("groups", 1))
+    return LinearOp(node, value, kernel, offset, shape, stride, padding, dilation, groups)
 
 
 def _path_or_node(gm: fx.GraphModule, node: Any) -> str | fx.Node:
@@ -129,5 +130,3 @@ def _padding(padding: Any, sizes: tuple[int, ...], dilation: tuple[int, ...]) ->
         totals = [step * (size - 1) for step, size in zip(dilation, sizes, strict=True)]
         return None if any(total % 2 for total in totals) else tuple(total // 2 for total in totals)
     return _tuple(padding, len(sizes))
-
-

@@ -30,12 +30,12 @@ class Mixture:
     @property
     def terms(self) -> list[Any]:
         """Its terms: nodes, or plain numbers."""
-        return [self.node.args[0][i] for i in self.positions]  # type: ignore[index, union-attr]
+        return [self.node.args[0][i] for i in self.positions]  # type: ignore[index]
 
     @property
     def weights(self) -> list[Any]:
         """Its weights: nodes, or plain numbers."""
-        return [self.node.args[1][i] for i in self.positions]  # type: ignore[index, union-attr]
+        return [self.node.args[1][i] for i in self.positions]  # type: ignore[index]
 
 
 def is_mixed_sum(node: Any) -> bool:
@@ -72,9 +72,7 @@ def edge_numbers(
     rows = [tuple(row_of(factor) for factor in nodes) for nodes in factors]
     sources = [source_of(term, inside) if isinstance(term, fx.Node) else None for term in terms]
     known = {row: source for row, source in zip(rows, sources, strict=True) if source is not None}
-    keys = [
-        (row, known.get(row) if source is None else source) for row, source in zip(rows, sources, strict=True)
-    ]
+    keys = [(row, known.get(row) if source is None else source) for row, source in zip(rows, sources, strict=True)]
     return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import networkx as nx
 import torch
@@ -16,13 +14,12 @@ from torch import Tensor, fx, nn
 from toponas_fx.capture.quiet import restored_buffers, restored_generators
 from toponas_fx.checkpoint import fit_checkpoint, own_names
 from toponas_fx.compiler import compile_call
-from toponas_fx.errors import ArgumentError, GuardFailure, ToponasError
+from toponas_fx.errors import GuardFailure, ToponasError
 from toponas_fx.kernels import normalized_kernels
 from toponas_fx.program import Call, Program
 from toponas_fx.report import Report
 from toponas_fx.state import State
 from toponas_fx.topology import build_topology
-from toponas_fx.tree import TreeIndex, copy_tree
 
 
 class SimplifiedModule(fx.GraphModule):
@@ -32,15 +29,13 @@ class SimplifiedModule(fx.GraphModule):
     plain tensors are the very objects of the model that was simplified.
     """
 
-    _user_class: type[nn.Module]
+    _user_class: ClassVar[type[nn.Module]]
+    _unpickle: ClassVar[Any]
     _toponas: State
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Build a model of the user's class: what ``type(self)(...)`` means in the user's own code."""
         return cls._user_class(*args, **kwargs)
-
-    def __init__(self) -> None:
-        """Never runs: instances are made by ``assemble``."""
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -102,7 +97,7 @@ class SimplifiedModule(fx.GraphModule):
         raise ToponasError(f"there is no graph in {'training' if self.training else 'evaluation'} mode: {reason}")
 
     @property
-    def graph(self) -> fx.Graph:  # type: ignore[override]
+    def graph(self) -> fx.Graph:
         """The rewritten graph of the present mode, ``train()`` or ``eval()``; call ``recompile`` after editing it."""
         state = self._toponas
         if state.working is not None:
@@ -119,7 +114,7 @@ class SimplifiedModule(fx.GraphModule):
         self.recompile()
 
     @property
-    def _graph(self) -> fx.Graph:
+    def _graph(self) -> fx.Graph:  # type: ignore[override]
         return self.graph
 
     @property
@@ -131,7 +126,7 @@ class SimplifiedModule(fx.GraphModule):
     def _code(self) -> str:
         return self.code
 
-    def recompile(self) -> fx.graph.PythonCode:  # type: ignore[override]
+    def recompile(self) -> fx.graph.PythonCode:
         """Compile the graph of the present mode after it was edited."""
         graph = self.graph
         self._program().compile()
@@ -170,7 +165,7 @@ class SimplifiedModule(fx.GraphModule):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the user's class and the attributes."""
-        return _unpickle, (self._toponas.user_class,), dict(vars(self))
+        return self._unpickle, (self._toponas.user_class,), dict(vars(self))
 
     def __reduce__(self) -> Any:
         """Pickle by the user's class and the attributes."""
@@ -182,7 +177,7 @@ class SimplifiedModule(fx.GraphModule):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move or convert the parameters that no run reads along with the others."""
-        found = super()._apply(fn, recurse)
+        found = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for tensor in self._toponas.removed.values():
             tensor.data = fn(tensor.data)
         return found
@@ -208,120 +203,3 @@ def _undone_on_failure(model: nn.Module) -> Iterator[None]:
         for buffer, value in saved:
             buffer.data.copy_(value)
         raise
-
-
-# -- making models ---------------------------------------------------------------------------------------------------
-
-_OWN = {"graph", "code", "meta", "report", "reference", "topology", "recompile", "print_readable", "_toponas"}
-_OWN |= {name for name in vars(fx.GraphModule) if not name.startswith("_")}
-
-
-def assemble(model: nn.Module, mode: str, passes: tuple[Any, ...]) -> SimplifiedModule:
-    """Return an unsimplified facade over a copy of the model's tree.
-
-    Raises:
-        ArgumentError: the model has an attribute of a name that a GraphModule or a simplified model needs.
-    """
-    user_class = type(model)
-    attributes = {*vars(model), *model._modules, *model._parameters, *model._buffers}
-    for owner in user_class.__mro__[: user_class.__mro__.index(nn.Module)]:
-        attributes |= set(vars(owner)) if owner is not fx.GraphModule else set()
-    taken = sorted(_OWN & attributes) if not isinstance(model, fx.GraphModule) else []
-    if taken:
-        raise ArgumentError(
-            f"{user_class.__name__} has an attribute `{taken[0]}`, which a simplified model needs for its own; rename it"
-        )
-    fast: Any = copy_tree(model, simplified_class(user_class))
-    forward = vars(fast).pop("forward", None)
-    user_forward = (lambda self, *a, **k: forward(*a, **k)) if forward is not None else user_class.forward
-    vars(fast)["meta"] = {}
-    vars(fast)["_toponas"] = State(user_class, user_forward, mode, passes)
-    fast.meta["sharing"] = fast._toponas.sharing
-    found: SimplifiedModule = fast
-    return found
-
-
-@functools.cache
-def simplified_class(user_class: type[nn.Module]) -> type[SimplifiedModule]:
-    """Return the class of simplified models of a user's class."""
-    namespace: dict[str, Any] = {"__doc__": user_class.__doc__, "__module__": user_class.__module__}
-    for owner in reversed(user_class.__mro__):
-        if owner.__module__.split(".")[0] == "torch" or owner is object:
-            continue
-        for name, method in vars(owner).items():
-            if isinstance(method, FunctionType) and not name.startswith("__") and name != "forward":
-                namespace[name] = _returning_models(method)
-
-    @functools.wraps(user_class.forward)
-    def forward(self: SimplifiedModule, *args: Any, **kwargs: Any) -> Any:
-        return self._run(*args, **kwargs)
-
-    namespace["forward"] = forward
-    namespace["_user_class"] = user_class
-    return type(f"Simplified{user_class.__name__}", (SimplifiedModule, user_class), namespace)
-
-
-def _returning_models(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a method of the user's so that a model of the user's class that it returns comes back simplified."""
-
-    @functools.wraps(method)
-    def call(self: SimplifiedModule, *args: Any, **kwargs: Any) -> Any:
-        result = method(self, *args, **kwargs)
-        state = vars(self).get("_toponas")
-        if state is None or type(result) is not state.user_class:
-            return result
-        return bind(self, result)
-
-    return call
-
-
-def bind(template: SimplifiedModule, model: nn.Module) -> nn.Module:
-    """Simplify another model of the same class and structure as ``template`` was, without another capture.
-
-    A model of another structure is simplified from the start.
-    """
-    state = template._toponas
-    if _structure(model) != _structure(template):
-        from toponas_fx.simplify import simplify_like
-
-        return simplify_like(template, model)
-    fast = assemble(model, state.mode, state.passes)
-    twin = state.copy()
-    twin.user_forward = fast._toponas.user_forward
-    vars(fast)["_toponas"] = twin
-    fast.meta["sharing"] = twin.sharing
-    for removed, kept in twin.sharing.ties.items():
-        owner, _, name = removed.rpartition(".")
-        fast.get_submodule(owner)._modules[name] = fast.get_submodule(kept)
-    retire(fast, state.removed)
-    return fast
-
-
-def _structure(model: nn.Module) -> dict[str, Any]:
-    return {
-        path: (type(module) if path else None, [(name, _shape(module, name)) for name in module._parameters])
-        for path, module in TreeIndex.of(model).modules.items()
-    }
-
-
-def _shape(module: nn.Module, name: str) -> Any:
-    tensor = vars(module).get(name, module._parameters[name])
-    return None if tensor is None else tensor.shape
-
-
-def retire(fast: SimplifiedModule, paths: Any) -> None:
-    """Take parameters that no run reads out of ``parameters()``; they stay readable as plain attributes."""
-    for path in paths:
-        owner, _, name = path.rpartition(".")
-        module = fast.get_submodule(owner)
-        parameter = module._parameters.get(name)
-        if parameter is not None:
-            module._parameters[name] = None
-            vars(module)[name] = parameter
-            fast._toponas.removed[path] = parameter
-
-
-def _unpickle(user_class: type[nn.Module]) -> Any:
-    return object.__new__(simplified_class(user_class))
-
-

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.assembly import assemble, retire
 from toponas_fx.capture import capture
 from toponas_fx.capture.inputs import as_inputs, infer_inputs
 from toponas_fx.capture.owners import TensorPath, walk_value
@@ -22,7 +23,7 @@ from toponas_fx.costs import Costs, flops, graph_costs, saved_bytes
 from toponas_fx.errors import ArgumentError, CaptureError, InputError, ToponasError
 from toponas_fx.kernels import normalized_values
 from toponas_fx.mixtures import mixtures
-from toponas_fx.model import SimplifiedModule, assemble, retire
+from toponas_fx.model import SimplifiedModule
 from toponas_fx.pass_contract import Pass, Repeat, Semantics
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps, NormalizeKernels
 from toponas_fx.pipeline import PassRecord
@@ -72,9 +73,12 @@ def simplify(
     chosen = _checked_passes(model, mode, passes, normalize)
     inputs = _inputs(model, example_inputs)
     fast = assemble(model, mode, chosen)
+    fast._toponas.simplify_like = simplify_like
     fast._toponas.example = pytree.tree_map_only(Tensor, _without_memory, inputs)
     training = {module: module.training for module in fast.modules()}
-    before, records, notes = Costs(0, 0, 0, 0, 0, 0), [], []
+    before = after = Costs(0, 0, 0, 0, 0, 0)
+    records: list[PassRecord] = []
+    notes: list[str] = []
     try:
         fast.train()
         raw, records = _compile_first(fast, inputs, example_inputs is None)
@@ -88,8 +92,6 @@ def simplify(
             retire(fast, _unread_parameters(fast))
             after = graph_costs(fast)
             before, after = _measured(before, fast.reference, model, inputs), _measured(after, fast, fast, inputs)
-        else:
-            after = before
     finally:
         for module in fast.modules():
             module.training = training.get(module, fast.training)
@@ -99,7 +101,9 @@ def simplify(
     return fast
 
 
-def _compile_first(fast: SimplifiedModule, inputs: tuple[Any, ...], inferred: bool) -> tuple[Costs | None, list[PassRecord]]:
+def _compile_first(
+    fast: SimplifiedModule, inputs: tuple[Any, ...], inferred: bool
+) -> tuple[Costs | None, list[PassRecord]]:
     """Capture and compile the present mode; leave the user's forward as written where that cannot be."""
     state = fast._toponas
     call = Call.of(inputs, {}, fast.training)
@@ -131,7 +135,7 @@ def _compile_first(fast: SimplifiedModule, inputs: tuple[Any, ...], inferred: bo
 
 def _keep_topology(pass_: Pass, gm: fx.GraphModule) -> None:
     if isinstance(pass_, DetectMixedOps):
-        gm._toponas.topology = build_topology(gm)
+        vars(gm)["_toponas"].topology = build_topology(gm)
 
 
 def _checked_passes(
@@ -148,9 +152,10 @@ def _checked_passes(
     if normalize not in NORMALIZE:
         raise ArgumentError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, not {normalize!r}")
     chosen = list(DEFAULT_PASSES if passes is None else passes)
-    for entry in (inner for entry in chosen for inner in (entry.passes if isinstance(entry, Repeat) else (entry,))):
-        if not isinstance(entry, Pass):
-            raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {entry!r}")
+    for entry in chosen:
+        for pass_ in entry.passes if isinstance(entry, Repeat) else (entry,):
+            if not isinstance(pass_, Pass):
+                raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {pass_!r}")
     kept = [_for_mode(entry, mode, normalize) for entry in chosen]
     return tuple(entry for entry in kept if entry is not None)
 
@@ -219,9 +224,7 @@ def _notes(model: nn.Module, fast: SimplifiedModule) -> list[str]:
 
 def _measured(costs: Costs, call: Any, model: Any, inputs: tuple[Any, ...]) -> Costs:
     plain = [tensor for tensor in model.parameters()]
-    return dataclasses.replace(
-        costs, flops=flops(call, *inputs), saved_bytes=saved_bytes(call, *inputs, exclude=plain)
-    )
+    return dataclasses.replace(costs, flops=flops(call, *inputs), saved_bytes=saved_bytes(call, *inputs, exclude=plain))
 
 
 def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
@@ -276,5 +279,3 @@ def restore(fast: SimplifiedModule) -> Any:
     plain = copy_tree(twin, state.user_class)
     vars(plain).pop("meta", None)
     return plain
-
-

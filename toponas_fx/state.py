@@ -32,6 +32,7 @@ class State:
         report: the report.
         topology: the topology found in the training capture.
         example: the example inputs, without their memory.
+        simplify_like: simplifies a model of another structure with this one's options.
         index: the tree as last seen.
     """
 
@@ -49,6 +50,7 @@ class State:
     report: Any = None
     topology: Any = None
     example: Any = None
+    simplify_like: Callable[[Any, nn.Module], Any] = field(init=False)
     index: TreeIndex | None = None
 
     def copy(self) -> State:
@@ -57,6 +59,7 @@ class State:
         twin.programs = list(self.programs)
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
+        twin.simplify_like = self.simplify_like
         twin.shares_graphs = True
         return twin
 

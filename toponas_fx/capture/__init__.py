@@ -66,7 +66,9 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
         with _named_globals(recorder.guards), recorder.recording():
             value = run(*args, **kwargs)
         if random.getstate() != python_random or _numpy_random() != numpy_random:
-            raise CaptureError("forward draws from Python's or numpy's random generator; use torch's, which graphs repeat")
+            raise CaptureError(
+                "forward draws from Python's or numpy's random generator; use torch's, which graphs repeat"
+            )
         recorder.add_output(value)
     changed = recorder.guards.first_change(dict(root.named_modules()))
     if changed:
@@ -77,11 +79,12 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
 
 
 def _fingerprint(recorder: Recorder) -> str:
-    lines = [
-        f"{node.op} {node.name} {node.target if isinstance(node.target, str) else id(node.target)} {node.args} {node.kwargs}"
-        for node in recorder.graph.nodes
-    ]
+    lines = [f"{node.op} {node.name} {_target(node)} {node.args} {node.kwargs}" for node in recorder.graph.nodes]
     return "\n".join([*lines, *recorder.decisions])
+
+
+def _target(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else str(id(node.target))
 
 
 def _numpy_random() -> Any:
@@ -119,5 +122,3 @@ def _named_globals(guards: StateGuards) -> Iterator[None]:
 
 
 _LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "numpy", "toponas_fx", "torchvision"}
-
-

@@ -12,8 +12,8 @@ from torch import Tensor
 METADATA = frozenset(
     "dim ndim dtype device layout is_cuda is_cpu is_sparse is_floating_point is_complex is_contiguous is_leaf "
     "requires_grad grad_fn names name output_nr element_size stride storage_offset get_device is_signed "
-    "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version __repr__ __str__ __format__ "
-    "__hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
+    "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version __repr__ __str__ "
+    "__format__ __hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
     "_is_view untyped_storage is_same_size is_coalesced".split()
 )
 """Names of torch functions whose answers do not depend on values; sizes are handled apart."""
@@ -45,7 +45,12 @@ _OPERATORS = {
     "__getitem__": operator.getitem,
     "__setitem__": operator.setitem,
 }
-_REFLECTED = {"__radd__": operator.add, "__rsub__": operator.sub, "__rmul__": operator.mul, "__rdiv__": operator.truediv}
+_REFLECTED = {
+    "__radd__": operator.add,
+    "__rsub__": operator.sub,
+    "__rmul__": operator.mul,
+    "__rdiv__": operator.truediv,
+}
 _REFLECTED["__rtruediv__"] = operator.truediv
 
 

@@ -84,4 +84,6 @@ def infer_inputs(model: nn.Module) -> tuple[Tensor]:
         if isinstance(module, nn.Linear):
             return (torch.randn((_BATCH, module.in_features), generator=generator).to(**like),)
         break
-    raise InputError("the model's first layer tells no input shape; pass example_inputs, e.g. torch.randn(2, 3, 32, 32)")
+    raise InputError(
+        "the model's first layer tells no input shape; pass example_inputs, e.g. torch.randn(2, 3, 32, 32)"
+    )

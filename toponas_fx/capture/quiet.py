@@ -37,9 +37,8 @@ def restored_buffers(root: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)
+        for buffer, value in saved:
+            buffer.data.copy_(value)  # through .data: a backward that is still to come must not see a new version
 
 
 @contextmanager

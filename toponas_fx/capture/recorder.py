@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import operator
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,15 +16,11 @@ from toponas_fx import ops
 from toponas_fx.capture.functions import FORBIDDEN, METADATA, canonical, name_of
 from toponas_fx.capture.guards import StateGuards, freeze
 from toponas_fx.capture.leaves import is_leaf
-from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, model_tensors, walk_value
+from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.sizes import RecordedInt, RecordedSize, SizeLog
-from toponas_fx.errors import CaptureError
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.capture.values import ValueTable
 
-_PLAIN = (int, float, complex, str, bool, type(None), type(...), torch.dtype, torch.device, torch.layout)
-_PLAIN_TYPES = (*_PLAIN, torch.memory_format)
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
-_OWN_CODE = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, ops.__file__))
 
 
 class Recorder(TorchFunctionMode):
@@ -45,36 +38,33 @@ class Recorder(TorchFunctionMode):
     def __init__(self, root: nn.Module, batch_size: int | None) -> None:
         """Index the model's tensors and modules; ``batch_size`` is the first size of the first input."""
         super().__init__()
-        self.graph = fx.Graph()
+        self._values = ValueTable(root)
         self.guards = StateGuards()
         self.entered: dict[str, None] = {}
         self.decisions: list[str] = []
         self.is_watching = False
         self._paths = {id(module): path for path, module in root.named_modules()}
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Any] = []
-        self._storages: dict[int, int] = {}
-        self._owners: dict[int, TensorPath] = {}
-        for path, tensor in model_tensors(root):
-            self._owners.setdefault(id(tensor), path)
         self._batch_size = batch_size
         self._sizes = SizeLog(self._emit_size, self._compare_sizes)
-        self._scope = [""]
         self._grad_mode = torch.is_grad_enabled()
         self._autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-        self._failure: CaptureError | None = None
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The nodes so far."""
+        return self._values.graph
 
     # -- inputs and outputs ------------------------------------------------------------------------------------------
 
     def add_input(self, name: str, tensor: Tensor) -> None:
         """Make the placeholder of one input tensor."""
-        self._bind(tensor, self._annotate(self.graph.placeholder(name), tensor, ()))
+        self._values.bind(tensor, self._values.annotate(self.graph.placeholder(name), tensor, ()))
 
     def add_output(self, value: Any) -> None:
         """Make the output node."""
-        self.graph.output(self._argument(value))
-        if self._failure is not None:
-            raise self._failure
+        self.graph.output(self._values.argument(value))
+        if self._values.failure is not None:
+            raise self._values.failure
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -104,7 +94,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         with self._paused():
             if name in FORBIDDEN:
-                raise self._fail(f"{FORBIDDEN[name]} inside forward; a graph cannot repeat that")
+                raise self._values.fail(f"{FORBIDDEN[name]} inside forward; a graph cannot repeat that")
             self._check_modes(name)
             if name in ("shape", "size", "numel", "nelement", "__len__"):
                 return self._size(func, name, args, kwargs)
@@ -117,11 +107,11 @@ class Recorder(TorchFunctionMode):
             return run(*args, **kwargs)
         self.entered[path] = None
         if not is_leaf(module):
-            self._scope.append(path)
+            self._values.scope.append(path)
             try:
                 return run(*args, **kwargs)
             finally:
-                self._scope.pop()
+                self._values.scope.pop()
         with self._paused():
             if isinstance(module, nn.Identity):
                 return run(*args, **kwargs)
@@ -133,7 +123,7 @@ class Recorder(TorchFunctionMode):
         """Record a module with hooks as one opaque node, which runs them each time."""
         path = self._paths.get(id(module))
         if path is None:
-            raise self._fail("a module with hooks that is not part of the model runs inside forward")
+            raise self._values.fail("a module with hooks that is not part of the model runs inside forward")
         with self._paused():
             for inner, member in module.named_modules():
                 self.entered[f"{path}.{inner}" if inner else path] = None
@@ -146,7 +136,7 @@ class Recorder(TorchFunctionMode):
             return self._call("call_function", ops.ApplyFunction(function), args, {}, lambda: run(function, *args))
 
     def _call(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
-        node_args, node_kwargs = self._argument(tuple(args)), self._argument(dict(kwargs))
+        node_args, node_kwargs = self._values.argument(tuple(args)), self._values.argument(dict(kwargs))
         tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         versions = [_version(tensor) for tensor in tensors]
         value = run()
@@ -156,26 +146,26 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, Tensor) and any(value is tensor for tensor in tensors) and not written:
             value = value.view_as(value)  # a call that changed nothing still gets a value of its own
         node = self.graph.create_node(op, target, node_args, node_kwargs)
-        self._annotate(node, value, tuple(self._storage(tensor) for tensor in written))
+        self._values.annotate(node, value, tuple(self._values.storage(tensor) for tensor in written))
         return self._result(node, value)
 
     def _result(self, node: fx.Node, value: Any) -> Any:
         if isinstance(value, Tensor):
-            self._bind(value, node)
+            self._values.bind(value, node)
             return value
         if isinstance(value, tuple | list | dict) and any(isinstance(leaf, Tensor) for leaf in _leaves(value)):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 inner = self.graph.call_function(operator.getitem, (node, key))
-                self._annotate(inner, item, ())
+                self._values.annotate(inner, item, ())
                 self._result(inner, item)
             return value
         if value is None or isinstance(value, str):
             return value
         if isinstance(value, bool | int | float | complex | list | tuple):
             self.decisions.append(repr(value))
-            self._annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
+            self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
             return value
-        raise self._fail(f"`{node.target}` returned a {type(value).__name__}, which a graph cannot hold")
+        raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, which a graph cannot hold")
 
     # -- sizes -------------------------------------------------------------------------------------------------------
 
@@ -195,11 +185,13 @@ class Recorder(TorchFunctionMode):
 
     def _emit_size_of(self, tensor: Tensor, method: str, dims: tuple[Any, ...]) -> fx.Node:
         with self._paused():
-            return self._annotate(self.graph.call_method(method, (self._argument(tensor), *dims)), None, ())
+            return self._values.annotate(
+                self.graph.call_method(method, (self._values.argument(tensor), *dims)), None, ()
+            )
 
     def _emit_size(self, target: Any, args: tuple[Any, ...]) -> fx.Node:
         with self._paused():
-            return self._annotate(self.graph.call_function(target, self._argument(args)), None, ())
+            return self._values.annotate(self.graph.call_function(target, self._values.argument(args)), None, ())
 
     def _compare_sizes(self, target: Any, args: tuple[Any, ...], answer: bool) -> None:
         """Guard a comparison of sizes where the batch size may take part; other sizes are part of a capture's key."""
@@ -209,71 +201,11 @@ class Recorder(TorchFunctionMode):
         if all(isinstance(size, RecordedInt) and self._is_fixed(int(size)) for size in args[:1]):
             return
         node = self._emit_size(target, args)
-        self._annotate(self.graph.call_function(ops.guard, (node, answer)), None, ())
+        self._values.annotate(self.graph.call_function(ops.guard, (node, answer)), None, ())
 
     def _is_fixed(self, size: int) -> bool:
         batch = self._batch_size
         return batch is not None and batch > 1 and size % batch != 0
-
-    # -- values ------------------------------------------------------------------------------------------------------
-
-    def _bind(self, tensor: Tensor, node: fx.Node) -> None:
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
-
-    def _storage(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        self._alive.append(storage)
-        return self._storages.setdefault(storage._cdata, len(self._storages))
-
-    def _annotate(self, node: fx.Node, value: Any, mutates: tuple[int, ...]) -> fx.Node:
-        if isinstance(value, Tensor):
-            node.meta["type"] = TensorType.of(value)
-            node.meta["storage"] = self._storage(value)
-        node.meta["mutates"] = mutates
-        node.meta["grad"] = torch.is_grad_enabled()
-        node.meta["scope"] = self._scope[-1]
-        node.meta["where"] = user_location()
-        node.meta["origin"] = (node.name,)
-        return node
-
-    def _argument(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return self._nodes.get(id(value)) or self._read(value)
-        if isinstance(value, RecordedInt):
-            return value.node
-        if isinstance(value, _PLAIN_TYPES):
-            return value
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self._argument(item) for item in value))
-        if isinstance(value, tuple | list):
-            items = [self._argument(item) for item in value]
-            return tuple(items) if isinstance(value, tuple) else items
-        if isinstance(value, dict):
-            return {key: self._argument(item) for key, item in value.items()}
-        if isinstance(value, slice):
-            return slice(*(self._argument(item) for item in (value.start, value.stop, value.step)))
-        if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
-            return value.item()
-        raise self._fail(f"a torch call takes a {type(value).__qualname__}, which a graph cannot hold")
-
-    def _read(self, tensor: Tensor) -> fx.Node:
-        """Emit the node that reads a tensor of the model, afresh at each run."""
-        path = self._owners.get(id(tensor))
-        if path is None:
-            raise self._fail(
-                f"a tensor {TensorType.of(tensor)} comes neither from the model nor from a recorded torch call "
-                "(numpy, a legacy constructor such as torch.FloatTensor, scripted code, a closure or a global?); "
-                "make it with torch.zeros, torch.tensor or the like, or keep it as a buffer of the model"
-            )
-        node: fx.Node = self.graph.create_node("get_attr", path.target)
-        self._annotate(node, None, ())
-        for kind, key in path.steps:
-            node = self.graph.call_function(operator.getitem if kind == "item" else getattr, (node, key))
-            self._annotate(node, None, ())
-        self._annotate(node, tensor, ())
-        self._bind(tensor, node)
-        return node
 
     # -- Python state ------------------------------------------------------------------------------------------------
 
@@ -287,7 +219,7 @@ class Recorder(TorchFunctionMode):
             if isinstance(value, nn.Module) or callable(value):
                 return
             for tensor_path, tensor in walk_value(value, TensorPath(target)):
-                self._owners[id(tensor)] = tensor_path
+                self._values.owners[id(tensor)] = tensor_path
             if not isinstance(value, Tensor) and (path, name) not in self.guards.attributes:
                 self.guards.attributes[path, name] = freeze(value)
 
@@ -295,29 +227,13 @@ class Recorder(TorchFunctionMode):
         """Refuse a forward that writes attributes: a graph would not."""
         if id(module) in self._paths:
             path = self._paths[id(module)]
-            raise self._fail(f"forward writes the attribute `{name}` of {f'`{path}`' if path else 'the model'}")
+            raise self._values.fail(f"forward writes the attribute `{name}` of {f'`{path}`' if path else 'the model'}")
 
     def _check_modes(self, name: str) -> None:
         if name == "_set_grad_enabled":
             self.guards.grad_mode = self._grad_mode
         if (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")) != self._autocast:
-            raise self._fail("autocast is switched inside forward")
-
-    def _fail(self, sentence: str) -> CaptureError:
-        self._failure = self._failure or CaptureError(sentence, user_location())
-        return self._failure
-
-
-def user_location() -> str:
-    """Return ``file:line`` of the innermost frame outside torch and this package, or an empty string."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        filename = frame.f_code.co_filename
-        if not filename.startswith(_OWN_CODE) and not filename.startswith("<"):
-            return f"{filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
-
+            raise self._values.fail("autocast is switched inside forward")
 
 
 def _version(tensor: Tensor) -> int:

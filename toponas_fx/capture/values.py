@@ -1,0 +1,123 @@
+"""Which node stands for which value of the recorded run."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx import ops
+from toponas_fx.capture.owners import TensorPath, model_tensors
+from toponas_fx.capture.sizes import RecordedInt
+from toponas_fx.errors import CaptureError
+from toponas_fx.tensor_type import TensorType
+
+_PLAIN = (int, float, complex, str, bool, type(None), type(...), torch.dtype, torch.device, torch.layout)
+_PLAIN_TYPES = (*_PLAIN, torch.memory_format)
+_OWN_CODE = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, ops.__file__))
+
+
+class ValueTable:
+    """The tensors of one run by identity, and the nodes that stand for them in ``graph``.
+
+    Attributes:
+        graph: the nodes so far.
+        owners: id of each tensor of the model to the path that reads it.
+        scope: paths of the user's modules that are running, innermost last.
+        failure: the first reason why the run cannot be recorded.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        """Index the model's tensors."""
+        self.graph = fx.Graph()
+        self.owners: dict[int, TensorPath] = {}
+        self.scope = [""]
+        self.failure: CaptureError | None = None
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []
+        self._storages: dict[int, int] = {}
+        for path, tensor in model_tensors(root):
+            self.owners.setdefault(id(tensor), path)
+
+    def bind(self, tensor: Tensor, node: fx.Node) -> None:
+        """Let ``node`` stand for ``tensor`` from now on."""
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+    def storage(self, tensor: Tensor) -> int:
+        """Return the number of the memory that a tensor lies in."""
+        storage = tensor.untyped_storage()
+        self._alive.append(storage)
+        return self._storages.setdefault(storage._cdata, len(self._storages))
+
+    def annotate(self, node: fx.Node, value: Any, mutates: tuple[int, ...]) -> fx.Node:
+        """Fill in a node's ``meta``; see ``Recorder``."""
+        if isinstance(value, Tensor):
+            node.meta["type"] = TensorType.of(value)
+            node.meta["storage"] = self.storage(value)
+        node.meta["mutates"] = mutates
+        node.meta["grad"] = torch.is_grad_enabled()
+        node.meta["scope"] = self.scope[-1]
+        node.meta["where"] = user_location()
+        node.meta["origin"] = (node.name,)
+        return node
+
+    def argument(self, value: Any) -> Any:
+        """Turn an argument of a call into nodes and plain values."""
+        if isinstance(value, Tensor):
+            return self._nodes.get(id(value)) or self._read(value)
+        if isinstance(value, RecordedInt):
+            return value.node
+        if isinstance(value, _PLAIN_TYPES):
+            return value
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self.argument(item) for item in value))
+        if isinstance(value, tuple | list):
+            items = [self.argument(item) for item in value]
+            return tuple(items) if isinstance(value, tuple) else items
+        if isinstance(value, dict):
+            return {key: self.argument(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(*(self.argument(item) for item in (value.start, value.stop, value.step)))
+        if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+            return value.item()
+        raise self.fail(f"a torch call takes a {type(value).__qualname__}, which a graph cannot hold")
+
+    def _read(self, tensor: Tensor) -> fx.Node:
+        """Emit the node that reads a tensor of the model, afresh at each run."""
+        path = self.owners.get(id(tensor))
+        if path is None:
+            raise self.fail(
+                f"a tensor {TensorType.of(tensor)} comes neither from the model nor from a recorded torch call "
+                "(numpy, a legacy constructor such as torch.FloatTensor, scripted code, a closure or a global?); "
+                "make it with torch.zeros, torch.tensor or the like, or keep it as a buffer of the model"
+            )
+        node: fx.Node = self.graph.create_node("get_attr", path.target)
+        self.annotate(node, None, ())
+        for kind, key in path.steps:
+            node = self.graph.call_function(operator.getitem if kind == "item" else getattr, (node, key))
+            self.annotate(node, None, ())
+        self.annotate(node, tensor, ())
+        self.bind(tensor, node)
+        return node
+
+    def fail(self, sentence: str) -> CaptureError:
+        """Return the error to raise, and keep it should the user's code swallow it."""
+        self.failure = self.failure or CaptureError(sentence, user_location())
+        return self.failure
+
+
+def user_location() -> str:
+    """Return ``file:line`` of the innermost frame outside torch and this package, or an empty string."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith(_OWN_CODE) and not filename.startswith("<"):
+            return f"{filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
