@@ -65,7 +65,8 @@ class Rewriter:
         if before is not None and after is not None and before != after:
             around = format_graph(self.gm, around=old)
             raise PassError(f"pass '{self.pass_name}' replaces {before} by {after}:\n{around}")
-        new.meta.setdefault("type", before)
+        if before is not None:
+            new.meta["type"] = before
         old.replace_all_uses_with(new)
         self.erase(old)
 
