@@ -19,8 +19,11 @@ the node's own sum. A sum qualifies where at least two of its terms, or all, car
 Refuses:
 
 1. terms of unlike types, which the sum broadcasts;
-2. a sum that is written in place where something else still reads that memory;
+2. a sum that is written in place where something else still reads that memory, or a term that is written in place
+   before the last one is added;
 3. a sum across a switch of grad mode.
+
+Where a sum is refused, the sums within it are looked at by themselves.
 """
 
 from __future__ import annotations
@@ -81,11 +84,11 @@ class DetectMixedOps(Pass):
             weighted = sum(bool(term.factors) for term in found.terms)
             if not weighted or (weighted < 2 and weighted < len(found.terms)):
                 continue
-            taken.update(found.nodes)
             reason = _why_not(gm, found)
             if reason is None:
                 matches.append(found)
-            else:
+                taken.update(found.nodes)
+            else:  # a part of it may still do
                 refusals.append(Refusal(tuple(found.nodes), reason))
         return Plan(tuple(matches), tuple(refusals))  # from the end: a term may be the root of an earlier sum
 
@@ -192,9 +195,23 @@ def _scaled(node: fx.Node) -> tuple[Any, fx.Node | float] | None:
 
 
 def _is_scalar(node: Any) -> bool:
-    """Tell whether a node is one number that multiplies every element alike."""
+    """Tell whether a node is one number that multiplies every element alike, whatever the batch size."""
     known = node.meta.get("type") if isinstance(node, fx.Node) else None
-    return known is not None and math.prod(known.shape) == 1 and known.dtype.is_floating_point
+    if known is None or math.prod(known.shape) != 1 or not known.dtype.is_floating_point:
+        return False
+    return not known.shape or not _depends_on_input(node)
+
+
+def _depends_on_input(node: fx.Node) -> bool:
+    seen, queue = {node}, [node]
+    while queue:
+        current = queue.pop()
+        if current.op == "placeholder":
+            return True
+        fresh = [parent for parent in current.all_input_nodes if parent not in seen]
+        seen.update(fresh)
+        queue += fresh
+    return False
 
 
 def _is_zeros(node: fx.Node) -> bool:
@@ -218,21 +235,32 @@ def _why_not(gm: fx.GraphModule, found: FoundSum) -> str | None:
 
 
 def _why_not_in_place(gm: fx.GraphModule, found: FoundSum) -> str | None:
-    """In-place additions may go only where nothing else reads or writes the memory they change."""
+    """Additions may move to the root only where nothing else reads the memory they write, or writes what they read."""
     root, inside = found.nodes[0], set(found.nodes)
     written = {storage for node in found.nodes for storage in node.meta.get("mutates", ())}
     written.add(root.meta.get("storage", -1))
+    read: set[int] = set()
     seen_root = False
     for node in gm.graph.nodes:
+        mutates = set(node.meta.get("mutates", ()))
         if node in inside:
             seen_root = seen_root or node is root
+            read.update(parent.meta.get("storage", -1) for parent in node.all_input_nodes if parent not in inside)
             continue
-        if written & set(node.meta.get("mutates", ())):
+        if written & mutates:
             return "something else writes the memory of the sum in place"
+        if read & mutates and not seen_root:
+            return "a term is written in place before the last one is added"
         is_read_before = not seen_root and node.meta.get("storage", -2) in written
-        if is_read_before and not (set(node.users) <= inside and node.op != "placeholder"):
+        if is_read_before and (_outlives_run(node) or not set(node.users) <= inside):
             return "the sum is built in place, in memory that something else reads"
     return None
+
+
+def _outlives_run(node: fx.Node) -> bool:
+    """Tell whether a node reads memory of the model's or the caller's, a list's item too."""
+    is_item = node.target in (operator.getitem, getattr) and not any("type" in n.meta for n in node.all_input_nodes)
+    return node.op in ("placeholder", "get_attr") or is_item
 
 
 def _weight(term: Term, rewriter: Rewriter) -> Any:

@@ -21,8 +21,8 @@ In captures after the deciding one, the kernels already decided are normalized w
 
 Refuses:
 
-1. per filter: a kernel that another kernel follows before the norm (the norm undoes one scale, not one a filter);
-   it is normalized per kernel.
+1. per filter: a kernel that another kernel follows before the norm, or whose norm mixes channels (such a norm undoes
+   one scale, not one a filter); it is normalized per kernel.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class NormalizeKernels(Pass):
                 if not isinstance(operation.kernel, str):
                     continue
                 per = self.per
-                if per == "filter" and not _feeds_norm_at_once(operation):
+                if per == "filter" and not _feeds_channel_norm_at_once(gm, operation.node):
                     refusals.append(Refusal((operation.node,), f"`{operation.kernel}` normalized per kernel only"))
                     per = "kernel"
                 matches[operation.node] = OwnKernel(operation, per)
@@ -156,8 +156,21 @@ def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
     return is_norm(gm.get_submodule(str(node.target)))
 
 
-def _feeds_norm_at_once(operation: LinearOp) -> bool:
-    return all(is_mixed_sum(user) for user in operation.node.users)
+def _feeds_channel_norm_at_once(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether nothing but mixtures lies between a kernel and norms that normalize each channel by itself."""
+    for user in node.users:
+        if is_mixed_sum(user):
+            if not _feeds_channel_norm_at_once(gm, user):
+                return False
+        elif user.op != "call_module" or not _is_channel_norm(gm.get_submodule(str(user.target))):
+            return False
+    return True
+
+
+def _is_channel_norm(module: nn.Module) -> bool:
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups == module.num_channels
+    return isinstance(module, nn.modules.batchnorm._NormBase)
 
 
 def _decided(gm: fx.GraphModule) -> Iterator[OwnKernel | BareRead]:

@@ -23,7 +23,7 @@ Refuses:
 2. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
 3. a module that runs in several places;
 4. a candidate with a constant weight, or whose result something else reads;
-5. random and in-place modules.
+5. random and in-place modules, modules with hooks, and one value that stands for several candidates already.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from toponas_fx import ops
 from toponas_fx.calibration import Reads, feeding_kernels, why_not_normalizable
 from toponas_fx.mixtures import Mixture, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
-from toponas_fx.purity import is_pure_module
+from toponas_fx.purity import is_hooked, is_pure_module
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.sharing import sharing_of
 from toponas_fx.signatures import is_norm, signature
@@ -116,17 +116,25 @@ class ShareModules(Pass):
 
 def _alike_ends(gm: fx.GraphModule, mixture: Mixture) -> Iterator[list[fx.Node]]:
     """Yield groups of two or more calls of alike modules among a mixture's terms."""
-    decided = sharing_of(gm).is_decided
+    sharing = sharing_of(gm)
+    shared = {id(gm.get_submodule(kept)) for kept in sharing.ties.values()}
+    count_of: Any = mixture.node.args[0].count  # type: ignore[union-attr]
     groups: dict[Any, list[fx.Node]] = {}
     for term in mixture.terms:
         if not isinstance(term, fx.Node) or term.op != "call_module" or len(term.args) != 1 or term.kwargs:
             continue
+        if mixture.terms.count(term) > 1:
+            continue  # one value that counts several times has nothing to share with itself
         module = gm.get_submodule(str(term.target))
-        if not (is_norm(module) or is_pure_module(module)):
+        if count_of(term) > 1 or not _may_be_shared(module) or (sharing.is_decided and id(module) not in shared):
             continue
-        key = id(module) if decided else signature(module)
+        key = id(module) if sharing.is_decided else signature(module)
         groups.setdefault((key, term.args[0].meta.get("type")), []).append(term)  # type: ignore[union-attr]
     yield from (calls for calls in groups.values() if len(calls) > 1)
+
+
+def _may_be_shared(module: nn.Module) -> bool:
+    return is_pure_module(module) or (is_norm(module) and not is_hooked(module))
 
 
 def _why_not(gm: fx.GraphModule, calls: list[fx.Node], reads: Reads) -> str | None:

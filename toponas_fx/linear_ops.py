@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from toponas_fx.purity import is_hooked
+
 FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DIMS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _MODULES: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -71,7 +73,7 @@ def _of_module(node: fx.Node, module: nn.Module) -> LinearOp | None:
     if not isinstance(value, fx.Node) or not (dims or type(module) is nn.Linear):
         return None
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-    if weight is None or "weight" in vars(module):
+    if weight is None or "weight" in vars(module) or is_hooked(module):
         return None
     bias_path = None if bias is None else f"{path}.bias"
     if isinstance(module, nn.Linear):

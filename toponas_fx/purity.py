@@ -22,6 +22,8 @@ _PURE_MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()
 )
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_RANDOM_MODULES = (nn.RReLU, nn.MultiheadAttention, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _STATELESS_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
 
@@ -46,13 +48,18 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
 
 def is_pure_module(module: nn.Module) -> bool:
     """Tell the same of a leaf module in its present mode."""
-    if getattr(module, "inplace", False) or isinstance(module, nn.RReLU | nn.MultiheadAttention):
+    if getattr(module, "inplace", False) or isinstance(module, _RANDOM_MODULES) or is_hooked(module):
         return False
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return not module.training
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return not (module.training and module.track_running_stats)
     return type(module).__module__ in _PURE_MODULES or isinstance(module, _STATELESS_NORMS)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Tell whether a module carries hooks: each of its calls does what only the user knows."""
+    return any(getattr(module, name) for name in _HOOKS)
 
 
 def _is_known(function: Any) -> bool:

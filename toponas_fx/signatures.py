@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-_PLAIN = (int, float, str, bool, tuple, type(None))
+_PLAIN = (int, float, str, bool, type(None))
 
 
 def signature(module: nn.Module) -> tuple[Any, ...]:
@@ -15,13 +15,18 @@ def signature(module: nn.Module) -> tuple[Any, ...]:
     Values of parameters and buffers do not count, nor do names.
     """
     options = tuple(
-        (name, value)
-        for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and isinstance(value, _PLAIN)
+        (name, _comparable(value)) for name, value in sorted(vars(module).items()) if not name.startswith("_")
     )
     owned = {**module._parameters, **module._buffers}
     shapes = tuple((name, None if value is None else tuple(value.shape)) for name, value in owned.items())
     return type(module), options, shapes
+
+
+def _comparable(value: Any) -> Any:
+    """Return something hashable that equal options have in common; what cannot be compared is equal to itself only."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_comparable, value))
+    return value if isinstance(value, _PLAIN) else id(value)
 
 
 def is_norm(module: nn.Module) -> bool:
