@@ -141,7 +141,7 @@ def _alike(gm: fx.GraphModule, sum_node: fx.Node) -> Iterator[list[LinearOp]]:
     groups: dict[Any, list[LinearOp]] = {}
     for term in dict.fromkeys(sum_node.args[0]):  # type: ignore[arg-type]
         operation = linear_op(gm, term)
-        if operation is None or list(operation.node.users) != [sum_node]:
+        if operation is None or list(operation.node.users) != [sum_node] or sum_node.args[0].count(term) > 1:  # type: ignore[union-attr]
             continue
         excess = tuple(2 * pad - size for pad, size in zip(operation.padding, operation.footprint, strict=True))
         key = (operation.value, operation.dims, operation.stride, operation.groups, excess)

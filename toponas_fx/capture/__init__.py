@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -113,12 +114,15 @@ def _named_globals(guards: StateGuards) -> Iterator[None]:
             if isinstance(value, bool | int | float | str | list | tuple | dict) and not name.startswith("__"):
                 guards.globals.setdefault((owner, name), freeze(value))
 
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.disable()  # its callbacks are not the user's code
     sys.setprofile(on_event)
     try:
         yield
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
 
 
 _LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "numpy", "toponas_fx", "torchvision"}
