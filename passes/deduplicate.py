@@ -2,14 +2,18 @@
 
 Before::
 
+    %0 = input x
     %1 = ReLU[a](%0)
     %2 = ReLU[b](%0)
     %3 = cat([%1, %2])
+    return %3
 
 After::
 
+    %0 = input x
     %1 = ReLU[a](%0)
     %2 = cat([%1, %1])
+    return %2
 
 Two nodes are equal where they call the same function with equal arguments, or modules of equal configuration without
 parameters (or one and the same module). ReLU, pooling and reads of one row of weights are what supernets repeat most.
@@ -29,6 +33,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from toponas_fx.memory import written_in_place
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
@@ -55,7 +60,7 @@ class Deduplicate(Pass):
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Number the values of the graph; nodes with one number are equal."""
-        written = {storage for node in gm.graph.nodes for storage in node.meta.get("mutates", ())}
+        written = written_in_place(gm.graph)
         first: dict[Any, fx.Node] = {}
         stands_for: dict[fx.Node, fx.Node] = {}
         groups: dict[fx.Node, list[fx.Node]] = {}
@@ -66,6 +71,10 @@ class Deduplicate(Pass):
                 continue
             twin = first.setdefault(key, node)
             if twin is node:
+                continue
+            if not (is_pure(gm, node) and is_pure(gm, twin)):
+                if "type" in node.meta:
+                    refusals.append(Refusal((node, twin), "it draws at random, writes in place or has effects"))
                 continue
             if _touches(node, written) or _touches(twin, written):
                 refusals.append(Refusal((node, twin), "its memory, or what it reads, is written in place"))
@@ -82,8 +91,8 @@ class Deduplicate(Pass):
 
 
 def _key(gm: fx.GraphModule, node: fx.Node, stands_for: dict[fx.Node, fx.Node]) -> Any:
-    """Return what equal nodes have in common, or None where a node may not be merged."""
-    if node.op in ("placeholder", "output") or not is_pure(gm, node):
+    """Return what equal nodes have in common, or None for a node that computes nothing."""
+    if node.op in ("placeholder", "output"):
         return None
     target: Any = node.target
     if node.op == "call_module":

@@ -2,14 +2,30 @@
 
 Before::
 
-    %4 = mul(%3, 0.5)
-    %5 = mul(%1, %2)
-    %6 = add(%5, 0)
-    %9 = add(%6, mul(%7, %8))
+    %0 = input x
+    %1 = attr alphas
+    %2 = .unbind(%1, 0)
+    %3 = getitem(%2, 0)
+    %4 = getitem(%2, 1)
+    %5 = relu(%0)
+    %6 = mul(%3, %5)
+    %7 = add(%6, 0)
+    %8 = tanh(%0)
+    %9 = mul(%4, %8)
+    %10 = add(%7, %9)
+    return %10
 
 After::
 
-    %9 = mixed_sum([%2, %8], [%1, %7], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = .unbind(%1, 0)
+    %3 = getitem(%2, 0)
+    %4 = getitem(%2, 1)
+    %5 = relu(%0)
+    %6 = tanh(%0)
+    %7 = mixed_sum([%5, %6], [%3, %4], (0, 0))
+    return %7
 
 A sum of sums is flattened where the inner one has a single reader; weights that multiply a whole sum are multiplied
 into its weights. Terms are grouped into edges by the tensor they read and the row their weight comes from, never by
@@ -38,6 +54,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.memory import why_not_gathered
 from toponas_fx.mixtures import edge_numbers, is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
@@ -231,36 +248,7 @@ def _why_not(gm: fx.GraphModule, found: FoundSum) -> str | None:
         return "it adds weights, not candidates"
     if len({node.meta.get("grad", True) for node in found.nodes}) > 1:
         return "it reaches across a switch of grad mode"
-    return _why_not_in_place(gm, found)
-
-
-def _why_not_in_place(gm: fx.GraphModule, found: FoundSum) -> str | None:
-    """Additions may move to the root only where nothing else reads the memory they write, or writes what they read."""
-    root, inside = found.nodes[0], set(found.nodes)
-    written = {storage for node in found.nodes for storage in node.meta.get("mutates", ())}
-    written.add(root.meta.get("storage", -1))
-    read: set[int] = set()
-    seen_root = False
-    for node in gm.graph.nodes:
-        mutates = set(node.meta.get("mutates", ()))
-        if node in inside:
-            seen_root = seen_root or node is root
-            read.update(parent.meta.get("storage", -1) for parent in node.all_input_nodes if parent not in inside)
-            continue
-        if written & mutates:
-            return "something else writes the memory of the sum in place"
-        if read & mutates and not seen_root:
-            return "a term is written in place before the last one is added"
-        is_read_before = not seen_root and node.meta.get("storage", -2) in written
-        if is_read_before and (_outlives_run(node) or not set(node.users) <= inside):
-            return "the sum is built in place, in memory that something else reads"
-    return None
-
-
-def _outlives_run(node: fx.Node) -> bool:
-    """Tell whether a node reads memory of the model's or the caller's, a list's item too."""
-    is_item = node.target in (operator.getitem, getattr) and not any("type" in n.meta for n in node.all_input_nodes)
-    return node.op in ("placeholder", "get_attr") or is_item
+    return why_not_gathered(gm.graph, found.nodes)
 
 
 def _weight(term: Term, rewriter: Rewriter) -> Any:

@@ -2,12 +2,24 @@
 
 Before::
 
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
     %3 = mul(%0, 0.0)
-    %6 = mixed_sum([%3, %5], [%1, %2], (0, 0))
+    %4 = getitem(%1, 1)
+    %5 = relu(%0)
+    %6 = mixed_sum([%3, %5], [%2, %4], (0, 0))
+    return %6
 
 After::
 
-    %6 = mixed_sum([%5], [%2], (0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = getitem(%1, 1)
+    %4 = relu(%0)
+    %5 = mixed_sum([%4], [%3], (0,))
+    return %5
 
 ``0 * x`` is zero for finite x, so the term adds nothing and its weight gets the gradient 0: what a weight that is
 one element of a row gets anyway once other elements of that row are read. A weight whose tensor nothing else in the
@@ -28,6 +40,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from toponas_fx.memory import written_in_place
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
@@ -64,7 +77,7 @@ class DropZeroCandidates(Pass):
         """Find sums with zero terms."""
         matches: list[ZeroTerms] = []
         refusals: list[Refusal] = []
-        written = {storage for node in gm.graph.nodes for storage in node.meta.get("mutates", ())}
+        written = written_in_place(gm.graph)
         for node in gm.graph.nodes:
             if not is_mixed_sum(node):
                 continue

@@ -2,12 +2,14 @@
 
 Before::
 
+    %0 = input x
     %1 = relu(%0)
     %2 = tanh(%0)
     return %2
 
 After::
 
+    %0 = input x
     %1 = tanh(%0)
     return %1
 

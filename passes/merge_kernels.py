@@ -2,14 +2,26 @@
 
 Before::
 
-    %3 = conv2d(%0, K1)
-    %4 = conv2d(%0, K3)
-    %5 = mixed_sum([%3, %4], [%1, %2], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = Conv2d[a](%0)
+    %4 = getitem(%1, 1)
+    %5 = Conv2d[b](%0)
+    %6 = mixed_sum([%3, %5], [%2, %4], (0, 0))
+    return %6
 
 After::
 
-    %3 = merge_kernels([K1, K3], [%1, %2], ...)
-    %4 = conv2d(%0, %3, None, (1, 1), (1, 1), (1, 1), 1)
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = getitem(%1, 1)
+    %4 = attr b.weight
+    %5 = attr a.weight
+    %6 = merge_kernels([%4, %5], [%3, %2], [(0, 0), (1, 1)], [(1, 1), (1, 1)], (3, 3))
+    %7 = conv2d(%0, %6, None, (1, 1), (1, 1), (1, 1), 1)
+    return %7
 
 ``sum_i w_i conv(u, K_i) = conv(u, sum_i w_i embed(K_i))`` (convolution is linear in its kernel), for one input, equal
 stride and groups and the same centre: a 1x1 goes into the middle of a 3x3, a dilated kernel into its footprint, on the
@@ -98,11 +110,20 @@ class MergeKernels(Pass):
         for node in gm.graph.nodes:
             if not is_mixed_sum(node):
                 continue
+            inputs: set[fx.Node] = set()
             for operations in _alike(gm, node):
-                for cluster in _clusters(operations):
+                own = [operation for operation in operations if list(operation.node.users) == [node]]
+                if operations[0].value in inputs:
+                    reason = "it has another stride, centre or number of groups or channels than its siblings"
+                    refusals.append(Refusal(tuple(operation.node for operation in operations), reason))
+                inputs.add(operations[0].value)
+                read = tuple(operation.node for operation in operations if operation not in own)
+                if read and len(operations) > 1:
+                    refusals.append(Refusal(read, "something besides the sum reads its result"))
+                for cluster in _clusters(own):
                     if len(cluster) > 1:
                         matches.append(Mergeable(node, tuple(cluster), Grid.of(cluster)))
-                    elif len(operations) > 1:
+                    elif len(own) > 1:
                         reason = f"{_size(cluster[0])} costs more merged with its siblings than apart"
                         refusals.append(Refusal((cluster[0].node,), reason))
         return Plan(tuple(matches), tuple(refusals))
@@ -141,7 +162,7 @@ def _alike(gm: fx.GraphModule, sum_node: fx.Node) -> Iterator[list[LinearOp]]:
     groups: dict[Any, list[LinearOp]] = {}
     for term in dict.fromkeys(sum_node.args[0]):  # type: ignore[arg-type]
         operation = linear_op(gm, term)
-        if operation is None or list(operation.node.users) != [sum_node] or sum_node.args[0].count(term) > 1:  # type: ignore[union-attr]
+        if operation is None or sum_node.args[0].count(term) > 1:  # type: ignore[union-attr]
             continue
         excess = tuple(2 * pad - size for pad, size in zip(operation.padding, operation.footprint, strict=True))
         key = (operation.value, operation.dims, operation.stride, operation.groups, excess)
@@ -209,10 +230,11 @@ def example() -> tuple[nn.Module, Tensor]:
         def __init__(self) -> None:
             super().__init__()
             self.alphas = nn.Parameter(torch.ones(2))
-            self.ops = nn.ModuleList(nn.Conv2d(2, 2, k, padding=k // 2, bias=False) for k in (1, 3))
+            self.a = nn.Conv2d(2, 2, 1, bias=False)
+            self.b = nn.Conv2d(2, 2, 3, padding=1, bias=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = self.alphas[0] * self.a(x) + self.alphas[1] * self.b(x)
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

@@ -2,16 +2,45 @@
 
 Before::
 
-    %2 = Conv2d[a](%0)
-    %5 = mixed_sum([%2, %3], [p1, p2], (0, 0))
-    %6 = BatchNorm2d[a.norm](%5)
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = Conv2d[a.0](%0)
+    %4 = getitem(%1, 1)
+    %5 = Conv2d[b.0](%0)
+    %6 = group_weight([%2, %4])
+    %7 = getitem(%6, 0)
+    %8 = getitem(%6, 1)
+    %9 = getitem(%8, 0)
+    %10 = getitem(%8, 1)
+    %11 = mixed_sum([%3, %5], [%9, %10], (0, 0))
+    %12 = BatchNorm2d[a.1](%11)
+    %13 = mixed_sum([%12], [%7], (0,))
+    return %13
 
 After::
 
-    %1 = attr a.weight
-    %2 = kernel_scale(%1, 'kernel')
-    %3 = mul(%1, %2)
-    %4 = conv2d(%0, %3, None, (1, 1), (0, 0), (1, 1), 1)
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = attr a.0.weight
+    %4 = kernel_scale(%3, 'kernel')
+    %5 = mul(%3, %4)
+    %6 = conv2d(%0, %5, None, (1, 1), (0, 0), (1, 1), 1)
+    %7 = getitem(%1, 1)
+    %8 = attr b.0.weight
+    %9 = kernel_scale(%8, 'kernel')
+    %10 = mul(%8, %9)
+    %11 = conv2d(%0, %10, None, (1, 1), (1, 1), (1, 1), 1)
+    %12 = group_weight([%2, %7])
+    %13 = getitem(%12, 0)
+    %14 = getitem(%12, 1)
+    %15 = getitem(%14, 0)
+    %16 = getitem(%14, 1)
+    %17 = mixed_sum([%6, %11], [%15, %16], (0, 0))
+    %18 = BatchNorm2d[a.1](%17)
+    %19 = mixed_sum([%18], [%13], (0,))
+    return %19
 
 ``K * sqrt(C_out) / ||K||`` per kernel, or each filter to norm 1 (TopoNAS, arXiv 2408.01311, kernel normalization; the
 constant is this project's), so that the weight, not the kernel's scale, says how much a candidate counts in the shared
@@ -226,12 +255,11 @@ def example() -> tuple[nn.Module, Tensor]:
         def __init__(self) -> None:
             super().__init__()
             self.alphas = nn.Parameter(torch.ones(2))
-            self.ops = nn.ModuleList(
-                nn.Sequential(nn.Conv2d(2, 2, k, padding=k // 2, bias=False), nn.BatchNorm2d(2)) for k in (1, 3)
-            )
+            self.a = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.BatchNorm2d(2))
+            self.b = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False), nn.BatchNorm2d(2))
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = self.alphas[0] * self.a(x) + self.alphas[1] * self.b(x)
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

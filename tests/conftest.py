@@ -1,0 +1,22 @@
+"""Fixtures of all tests."""
+
+import random
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Seed every generator before each test: a test that needs luck is not a test."""
+    torch.manual_seed(0)
+    random.seed(0)
+
+
+@pytest.fixture
+def float64():
+    """Make float64 the default for one test."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
