@@ -59,6 +59,11 @@ def text_of(gm):
     return _TYPE.sub("", format_graph(gm))
 
 
+def lines_of(gm, function):
+    """Return the arguments of each call of a function, as text: ``([%3, %5], [%2, %4], (0, 0))``."""
+    return [line.split(f" {function}")[1] for line in text_of(gm).splitlines() if f"= {function}(" in line]
+
+
 def prepare(module):
     """Bring a module and its plain tensors to float64, norms to a small eps and statistics of their own."""
     module = copy.deepcopy(module).double()
