@@ -130,23 +130,25 @@ class MergeKernels(Pass):
 
     def apply(self, match: Mergeable, rewriter: Rewriter) -> None:
         """Sum the kernels, then convolve once."""
-        sum_node, first, grid = match.sum_node, match.operations[0], match.grid
+        sum_node, grid = match.sum_node, match.grid
+        read = [linear_op(rewriter.gm, node) for node in match.nodes]  # anew: what they read may have been replaced
+        operations = [operation for operation in read if operation is not None]
         terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
         weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
         edges: list[int] = list(sum_node.args[2])  # type: ignore[arg-type]
-        positions = [terms.index(operation.node) for operation in match.operations]
+        positions = [terms.index(operation.node) for operation in operations]
         chosen = [weights[i] for i in positions]
-        befores = [_before(operation, grid) for operation in match.operations]
-        dilations = [_spacing(operation, grid) for operation in match.operations]
+        befores = [_before(operation, grid) for operation in operations]
+        dilations = [_spacing(operation, grid) for operation in operations]
         with rewriter.before(sum_node, *match.nodes):
-            kernels = [_as_node(rewriter, operation.kernel) for operation in match.operations]
-            shape = (*first.kernel_shape[:2], *grid.size)
+            kernels = [_as_node(rewriter, operation.kernel) for operation in operations]
+            shape = (*operations[0].kernel_shape[:2], *grid.size)
             kind = TensorType(kernels[0].meta["type"].dtype, shape)
             merged = rewriter.call_function(
                 ops.merge_kernels, (kernels, chosen, befores, dilations, grid.size), type=kind
             )
-            bias = _merge_biases(rewriter, match.operations, chosen)
-            new = convolve(rewriter, first, merged, bias, grid.padding, grid.dilation)
+            bias = _merge_biases(rewriter, operations, chosen)
+            new = convolve(rewriter, operations[0], merged, bias, grid.padding, grid.dilation)
         terms[positions[0]], weights[positions[0]] = new, 1.0
         for i in sorted(positions[1:], reverse=True):
             del terms[i], weights[i], edges[i]

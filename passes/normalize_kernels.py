@@ -149,9 +149,10 @@ class NormalizeKernels(Pass):
         if isinstance(match, BareRead):
             _normalize_read(match, rewriter)
             return
-        operation = match.operation
+        node = match.operation.node
+        operation = linear_op(rewriter.gm, node)  # anew: an earlier match may have replaced what it reads
+        assert operation is not None
         assert isinstance(operation.kernel, str)
-        node = operation.node
         with rewriter.before(node):
             kernel = _read(rewriter, operation.kernel)
             scale = rewriter.call_function(ops.kernel_scale, (kernel, match.per))
