@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from toponas_fx.pass_contract import Pass, Repeat
+from toponas_fx.passes.combine_terms import CombineTerms
 from toponas_fx.passes.deduplicate import Deduplicate
 from toponas_fx.passes.detect_mixed_ops import DetectMixedOps
 from toponas_fx.passes.drop_zero_candidates import DropZeroCandidates
 from toponas_fx.passes.eliminate_dead_code import EliminateDeadCode
+from toponas_fx.passes.float_modules import FloatModules
 from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
 from toponas_fx.passes.share_modules import ShareModules
+from toponas_fx.passes.share_prefixes import SharePrefixes
 
 __all__ = [
     "DEFAULT_PASSES",
+    "CombineTerms",
     "Deduplicate",
     "DetectMixedOps",
     "DropZeroCandidates",
     "EliminateDeadCode",
+    "FloatModules",
     "MergeKernels",
     "NormalizeKernels",
     "ShareModules",
+    "SharePrefixes",
 ]
 
 DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     DetectMixedOps(),  # everything below reads mixtures in their normal form
     DropZeroCandidates(),  # before sharing, which would count a zero as a candidate
-    Repeat(Deduplicate(), ShareModules()),  # one value for all candidates' ReLUs first; sharing exposes further equals
+    Repeat(
+        Deduplicate(),  # one value for all candidates' ReLUs first; sharing exposes further equals
+        SharePrefixes(),  # alike starts, before floating would mix them
+        FloatModules(),  # stages of unlike depth, before their ends are taken as all there is to share
+        ShareModules(),  # alike ends, and then what the shared end reads
+        CombineTerms(),  # a stage that ends several candidates is one term
+    ),
     NormalizeKernels(),  # once it is known which norms are shared, and while each kernel is still its own
     MergeKernels(),  # last of the rules: it needs the normalized kernels
     EliminateDeadCode(),  # what the rules left unread

@@ -2,15 +2,34 @@
 
 Before::
 
-    %7 = BatchNorm2d[a](%5)
-    %8 = BatchNorm2d[b](%6)
-    %9 = mixed_sum([%7, %8], [%1, %2], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = Conv2d[a.0](%0)
+    %4 = BatchNorm2d[a.1](%3)
+    %5 = getitem(%1, 1)
+    %6 = Conv2d[b.0](%0)
+    %7 = BatchNorm2d[b.1](%6)
+    %8 = mixed_sum([%4, %7], [%2, %5], (0, 0))
+    return %8
 
 After::
 
-    %9 = mixed_sum([%5, %6], [p1, p2], (0, 0))
-    %10 = BatchNorm2d[a](%9)
-    %11 = mixed_sum([%10], [W], (0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = Conv2d[a.0](%0)
+    %4 = getitem(%1, 1)
+    %5 = Conv2d[b.0](%0)
+    %6 = group_weight([%2, %4])
+    %7 = getitem(%6, 0)
+    %8 = getitem(%6, 1)
+    %9 = getitem(%8, 0)
+    %10 = getitem(%8, 1)
+    %11 = mixed_sum([%3, %5], [%9, %10], (0, 0))
+    %12 = BatchNorm2d[a.1](%11)
+    %13 = mixed_sum([%12], [%7], (0,))
+    return %13
 
 ``sum_i w_i g_i(u_i)``, the g_i alike, becomes ``W * g(sum_i p_i u_i)`` with the group weight ``W = sum_i s_i w_i`` and
 the shares ``p_i = w_i / W`` (TopoNAS, arXiv 2408.01311, partial module sharing; the formula is this project's). At
@@ -37,13 +56,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.calibration import Reads, feeding_kernels, why_not_normalizable
 from toponas_fx.mixtures import Mixture, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
-from toponas_fx.purity import is_hooked, is_pure_module
 from toponas_fx.rewriter import Rewriter
-from toponas_fx.sharing import sharing_of
-from toponas_fx.signatures import is_norm, signature
+from toponas_fx.shareable import ModuleCalls
 from toponas_fx.tensor_type import TensorType
 
 
@@ -74,18 +90,17 @@ class ShareModules(Pass):
     semantics: ClassVar[Semantics] = Semantics.SHARES
 
     def plan(self, gm: fx.GraphModule) -> Plan:
-        """Find mixtures with alike ends."""
+        """Find mixtures with alike ends; those that cannot be shared are left out, the others share."""
         matches: list[AlikeEnds] = []
         refusals: list[Refusal] = []
-        reads = Reads.of(gm)
+        calls = ModuleCalls.of(gm)
         for mixture in mixtures(gm.graph):
-            for calls in _alike_ends(gm, mixture):
-                reason = _why_not(gm, calls, reads)
-                if reason is None:
-                    kind = type(gm.get_submodule(str(calls[0].target))).__name__
-                    matches.append(AlikeEnds(mixture.node, tuple(calls), kind))
-                else:
-                    refusals.append(Refusal(tuple(calls), reason))
+            for group in _alike_ends(calls, mixture):
+                reasons = {call: _why_not(calls, mixture, call) for call in group}
+                refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
+                able = tuple(call for call in group if reasons[call] is None)
+                if len(able) > 1:
+                    matches.append(AlikeEnds(mixture.node, able, type(calls.module(able[0])).__name__))
         return Plan(tuple(matches), tuple(refusals))
 
     def apply(self, match: AlikeEnds, rewriter: Rewriter) -> None:
@@ -114,59 +129,23 @@ class ShareModules(Pass):
             rewriter.tie(str(calls[0].target), str(call.target))
 
 
-def _alike_ends(gm: fx.GraphModule, mixture: Mixture) -> Iterator[list[fx.Node]]:
+def _alike_ends(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]:
     """Yield groups of two or more calls of alike modules among a mixture's terms."""
-    sharing = sharing_of(gm)
-    shared = {id(gm.get_submodule(kept)) for kept in sharing.ties.values()}
     count_of: Any = mixture.node.args[0].count  # type: ignore[union-attr]
     groups: dict[Any, list[fx.Node]] = {}
     for term in mixture.terms:
-        if not isinstance(term, fx.Node) or term.op != "call_module" or len(term.args) != 1 or term.kwargs:
-            continue
-        if mixture.terms.count(term) > 1:
-            continue  # one value that counts several times has nothing to share with itself
-        module = gm.get_submodule(str(term.target))
-        if count_of(term) > 1 or not _may_be_shared(module) or (sharing.is_decided and id(module) not in shared):
-            continue
-        key = id(module) if sharing.is_decided else signature(module)
-        groups.setdefault((key, term.args[0].meta.get("type")), []).append(term)  # type: ignore[union-attr]
-    yield from (calls for calls in groups.values() if len(calls) > 1)
+        likeness = calls.likeness(term)
+        if likeness is not None and count_of(term) == 1:  # a value that counts twice is not two that are alike
+            groups.setdefault(likeness, []).append(term)
+    yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _may_be_shared(module: nn.Module) -> bool:
-    return is_pure_module(module) or (is_norm(module) and not is_hooked(module))
-
-
-def _why_not(gm: fx.GraphModule, calls: list[fx.Node], reads: Reads) -> str | None:
-    sum_node = next(iter(calls[0].users))
-    if any(list(call.users) != [sum_node] for call in calls):
+def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node) -> str | None:
+    if list(call.users) != [mixture.node]:
         return "something besides the mixture reads a candidate's result"
-    weights = dict(zip(sum_node.args[0], sum_node.args[1], strict=True))  # type: ignore[arg-type]
-    if any(not isinstance(weights[call], fx.Node) for call in calls):
+    if not isinstance(mixture.weights[mixture.terms.index(call)], fx.Node):
         return "a candidate has a constant weight"
-    if sharing_of(gm).is_decided:
-        return None
-    modules = [gm.get_submodule(str(call.target)) for call in calls]
-    counts = [sum(_calls(gm, node, module) for node in gm.graph.nodes) for module in modules]
-    if any(count > 1 for count in counts):
-        return "a module runs in several places"
-    return _why_not_calibrated(gm, calls, reads) if is_norm(modules[0]) else None
-
-
-def _calls(gm: fx.GraphModule, node: fx.Node, module: nn.Module) -> bool:
-    return node.op == "call_module" and gm.get_submodule(str(node.target)) is module
-
-
-def _why_not_calibrated(gm: fx.GraphModule, calls: list[fx.Node], reads: Reads) -> str | None:
-    for call in calls:
-        kernels = feeding_kernels(gm, call.args[0])  # type: ignore[arg-type]
-        if not kernels:
-            return f"what feeds `{call.target}` is no convolution or linear layer whose kernel could be normalized"
-        for operation in kernels:
-            reason = why_not_normalizable(gm, operation, reads)
-            if reason is not None:
-                return reason
-    return None
+    return calls.why_not(call)
 
 
 def _group(rewriter: Rewriter, weights: list[Any]) -> tuple[Any, list[Any]]:
@@ -197,12 +176,11 @@ def example() -> tuple[nn.Module, Tensor]:
         def __init__(self) -> None:
             super().__init__()
             self.alphas = nn.Parameter(torch.ones(2))
-            self.ops = nn.ModuleList(
-                nn.Sequential(nn.Conv2d(2, 2, k, padding=k // 2), nn.BatchNorm2d(2)) for k in (1, 3)
-            )
+            self.a = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
+            self.b = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2))
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = self.alphas[0] * self.a(x) + self.alphas[1] * self.b(x)
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

@@ -5,6 +5,8 @@ import random
 import pytest
 import torch
 
+torch.set_num_threads(1)  # the models are small, and two threads that spin for one core take ten times as long
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

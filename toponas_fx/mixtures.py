@@ -114,22 +114,45 @@ def source_of(term: fx.Node, inside: Collection[fx.Node]) -> Any:
     Returns:
         A node; a tuple of nodes where there are several; None where the candidate reads no tensor computed before.
     """
-    region = set(inside)
-    boundary: list[fx.Node] = []
-    position = {node: index for index, node in enumerate(term.graph.nodes)}
-    queue = [(-position[term], term)]
-    seen = {term}
-    while queue:
-        _, node = heapq.heappop(queue)
-        if node.op == "placeholder" or not all(user in region for user in node.users):
-            boundary.append(node)
-            continue
-        region.add(node)
-        for parent in node.all_input_nodes:
-            if parent not in seen:
-                seen.add(parent)
-                heapq.heappush(queue, (-position[parent], parent))
+    _, boundary = _split_above(term, inside)
     values = [node for node in boundary if node.op != "get_attr" and "type" in node.meta and node.meta["type"].shape]
     if len(values) == 1:
         return values[0]
     return tuple(values) or None
+
+
+def candidate_nodes(term: fx.Node, sum_node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that serve nothing but one term of a sum, in the graph's order."""
+    region, _ = _split_above(term, {sum_node})
+    return region
+
+
+def _split_above(term: fx.Node, inside: Collection[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Split what lies above a term into the nodes that only it needs and those just above them."""
+    region = set(inside)
+    own: list[fx.Node] = []
+    boundary: list[fx.Node] = []
+    queue: list[_Latest] = [_Latest(term)]
+    seen = {term}
+    while queue:
+        node = heapq.heappop(queue).node
+        if node.op == "placeholder" or not all(user in region for user in node.users):
+            boundary.append(node)
+            continue
+        region.add(node)
+        own.append(node)
+        for parent in node.all_input_nodes:
+            if parent not in seen:
+                seen.add(parent)
+                heapq.heappush(queue, _Latest(parent))
+    return own[::-1], boundary
+
+
+@dataclass(frozen=True)
+class _Latest:
+    """Orders nodes in a heap: those that come last in the graph first."""
+
+    node: fx.Node
+
+    def __lt__(self, other: _Latest) -> bool:
+        return self.node > other.node

@@ -53,12 +53,34 @@ def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         ``W``, ``f32[]``, and ``p``, ``f32[n]``.
     """
     stacked = torch.stack(list(weights))  # f32[n]
-    signs = torch.where(stacked.detach() < 0, -1.0, 1.0).to(stacked.dtype)  # f32[n]
-    total = (signs * stacked).sum()  # f32[]
+    total = (_signs(stacked) * stacked).sum()  # f32[]
     is_zero = total.detach() < ZERO_WEIGHT
     safe = torch.where(is_zero, torch.ones_like(total), total)  # f32[]
     shares = torch.where(is_zero, torch.full_like(stacked, 1.0 / len(weights)), stacked / safe)  # f32[n]
     return total, shares
+
+
+def group_shares(weights: Sequence[Tensor]) -> Tensor:
+    """Return what each of several candidates counts in a stage that they share, whatever the weights' signs.
+
+    ``p_i = |w_i| / sum_j |w_j|``, the sign a constant; ``1/n`` below ``ZERO_WEIGHT``, as in ``group_weight``.
+
+    Args:
+        weights: n scalars, ``f32[]`` each.
+
+    Returns:
+        ``f32[n]``, not negative, its sum 1.
+    """
+    stacked = torch.stack(list(weights))  # f32[n]
+    signed = stacked * _signs(stacked)  # f32[n]
+    total = signed.sum()  # f32[]
+    is_zero = total.detach() < ZERO_WEIGHT
+    safe = torch.where(is_zero, torch.ones_like(total), total)  # f32[]
+    return torch.where(is_zero, torch.full_like(stacked, 1.0 / len(weights)), signed / safe)
+
+
+def _signs(weights: Tensor) -> Tensor:
+    return torch.where(weights.detach() < 0, -1.0, 1.0).to(weights.dtype)
 
 
 def kernel_scale(kernel: Tensor, per: str = "kernel") -> Tensor:

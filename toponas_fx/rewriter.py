@@ -85,6 +85,18 @@ class Rewriter:
             if not node.users:
                 self.erase(node)
 
+    def hoist(self, nodes: Iterable[fx.Node], anchor: fx.Node) -> None:
+        """Move nodes, and what they are computed from, before ``anchor`` where they stand after it."""
+        late: set[fx.Node] = set()
+        queue = list(nodes)
+        while queue:
+            node = queue.pop()
+            if anchor < node and node not in late:
+                late.add(node)
+                queue += node.all_input_nodes
+        for node in sorted(late):
+            anchor.prepend(node)
+
     def tie(self, kept: str, removed: str) -> None:
         """Put the module at ``kept`` in the place of the one at ``removed``, under all of its paths."""
         module, old = self.gm.get_submodule(kept), self.gm.get_submodule(removed)

@@ -1,0 +1,217 @@
+"""Float alike stages of unlike depth onto each other: floating module sharing (FMS).
+
+Before::
+
+    %2 = BatchNorm2d[short](%1)
+    %4 = BatchNorm2d[long.1](%3)
+    %5 = ReLU[long.2](%4)
+    %8 = mixed_sum([%2, %7], [%a, %b], (0, 0))
+
+After::
+
+    %4 = mixed_sum([%1, %3], [p_a, p_b], (0, 0))
+    %5 = BatchNorm2d[short](%4)
+    %6 = ReLU[long.2](%5)
+    %9 = mixed_sum([%5, %8], [%a, %b], (0, 0))
+
+A stage ends in a norm. With ``v_i = g_i(u_i)`` the stages at one place in candidates i of one mixture, the g_i alike and
+each ``u_i`` linear in a kernel of its own, all v_i become one ``g(sum_i p_i u_i)`` with ``p_i = |w_i| / sum_j |w_j|``
+(TopoNAS, arXiv 2408.01311, floating module sharing; the formula is this project's). The kernels carry the shares, the
+outer weights keep the signs. At every one-hot weight vector the chosen candidate meets what it had, its norms tied.
+
+``placement`` says which stages meet: ``"first"`` aligns candidates at their start, so a one-stage candidate floats onto
+the first stage of a two-stage one; ``"last"`` aligns them at their end, once share-modules has shared the ends.
+Applied repeatedly, stages of any depth meet one by one.
+
+Refuses:
+
+1. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
+2. a module that runs in several places, has hooks, or whose candidate has a constant weight;
+3. stages that read each other, or that only effects (in-place writes, random draws) separate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx import ops
+from toponas_fx.errors import PreconditionError
+from toponas_fx.mixtures import Mixture, candidate_nodes, mixtures
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.purity import is_pure
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.shareable import ModuleCalls
+from toponas_fx.tensor_type import TensorType
+
+PLACEMENTS = ("first", "last")
+
+
+@dataclass(frozen=True)
+class AlikeStages:
+    """Norms at one place in several candidates, with the candidates' weights; the first one's module stays."""
+
+    calls: tuple[fx.Node, ...]
+    weights: tuple[fx.Node, ...]
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The calls."""
+        return self.calls
+
+    def describe(self) -> str:
+        """Say which stages meet."""
+        paths = ", ".join(f"`{call.target}`" for call in self.calls[1:])
+        return f"stage `{self.calls[0].target}` takes the place of {paths}"
+
+
+@dataclass(frozen=True)
+class FloatModules(Pass):
+    """See the module's docstring.
+
+    Attributes:
+        placement: ``"first"`` or ``"last"``.
+    """
+
+    placement: str = "first"
+    name: ClassVar[str] = "float-modules"
+    semantics: ClassVar[Semantics] = Semantics.SHARES
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Reject an unknown placement."""
+        if self.placement not in PLACEMENTS:
+            raise PreconditionError(f"placement must be one of {PLACEMENTS}, not {self.placement!r}")
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find, in each mixture, alike norms at the chosen place."""
+        matches: list[AlikeStages] = []
+        refusals: list[Refusal] = []
+        calls = ModuleCalls.of(gm)
+        for mixture in mixtures(gm.graph):
+            for group in _alike_stages(calls, mixture, self.placement):
+                reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}
+                refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
+                able = tuple(call for call in group if reasons[call] is None)
+                if len(able) < 2:
+                    continue
+                match = AlikeStages(able, tuple(group[call] for call in able))
+                reason = _why_not_movable(gm, match)
+                if reason is None:
+                    matches.append(match)
+                else:
+                    refusals.append(Refusal(able, reason))
+        return Plan(tuple(matches), tuple(refusals))
+
+    def apply(self, match: AlikeStages, rewriter: Rewriter) -> None:
+        """Sum what the stages' norms read, call the first norm once, and let all readers read it."""
+        anchor = min(match.calls)
+        values: list[Any] = [call.args[0] for call in match.calls]
+        rewriter.hoist([*values, *match.weights], anchor)
+        scalar = match.weights[0].meta["type"]
+        vector = TensorType(scalar.dtype, (len(values),))
+        with rewriter.before(anchor, *match.calls):
+            shares = rewriter.call_function(ops.group_shares, (list(match.weights),), type=vector)
+            each = [rewriter.item(shares, i, type=scalar) for i in range(len(values))]
+            inner_args = (values, each, (0,) * len(values))
+            inner = rewriter.call_function(ops.mixed_sum, inner_args, type=values[0].meta["type"])
+            kept = str(match.calls[0].target)
+            shared = rewriter.call_module(kept, (inner,), type=match.calls[0].meta["type"])
+        for call in match.calls:
+            rewriter.replace(call, shared)
+        for call in match.calls[1:]:
+            rewriter.tie(kept, str(call.target))
+
+
+def _alike_stages(calls: ModuleCalls, mixture: Mixture, placement: str) -> Iterator[dict[fx.Node, fx.Node]]:
+    """Yield groups of alike norms, each with its candidate's weight; ends alone are share-modules' business."""
+    groups: dict[Any, dict[fx.Node, fx.Node]] = {}
+    for term, weight in zip(mixture.terms, mixture.weights, strict=True):
+        norm = _norm_at(calls, term, mixture, placement)
+        likeness = calls.likeness(norm)
+        if likeness is not None:
+            groups.setdefault(likeness, {})[norm] = weight  # type: ignore[index]
+    for group in groups.values():
+        ends = [call for call in group if call in mixture.terms]
+        is_shared_at_end = len(ends) == len(group) or (placement == "last" and len(ends) > 1)
+        if len(group) > 1 and not is_shared_at_end:
+            yield group
+
+
+def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) -> fx.Node | None:
+    """Return the first or last norm of a candidate; None where it has none, or norms side by side."""
+    if not isinstance(term, fx.Node) or mixture.terms.count(term) > 1:
+        return None
+    own = candidate_nodes(term, mixture.node)
+    norms = [node for node in own if calls.is_norm(node)]
+    if not norms or not _is_chain(norms, own):
+        return None
+    return norms[0] if placement == "first" else norms[-1]
+
+
+def _is_chain(norms: list[fx.Node], own: list[fx.Node]) -> bool:
+    """Tell whether each norm needs the one before it."""
+    last_norm: dict[fx.Node, fx.Node | None] = {}
+    chain: list[fx.Node] = []
+    for node in own:
+        above = [last_norm.get(parent) for parent in node.all_input_nodes]
+        last_norm[node] = max((norm for norm in above if norm is not None), default=None)
+        if node in norms:
+            if chain and last_norm[node] is not chain[-1]:
+                return False
+            chain.append(node)
+            last_norm[node] = node
+    return True
+
+
+def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any) -> str | None:
+    if not isinstance(weight, fx.Node):
+        return "a candidate has a constant weight"
+    return calls.why_not(call)
+
+
+def _why_not_movable(gm: fx.GraphModule, match: AlikeStages) -> str | None:
+    """The shared stage runs where the first of them ran: what the others read must be computable by then."""
+    anchor = min(match.calls)
+    for node in _later_ancestors([*(call.args[0] for call in match.calls), *match.weights], anchor):
+        if node in match.calls:
+            return "one of the stages reads another"
+        if not is_pure(gm, node):
+            return f"`{node.target}`, which a stage reads, has effects and cannot move"
+    return None
+
+
+def _later_ancestors(nodes: Sequence[Any], anchor: fx.Node) -> list[fx.Node]:
+    """Return the nodes themselves and what they are computed from, as far as it stands at or after ``anchor``."""
+    found: set[fx.Node] = set()
+    queue = [node for node in nodes if not node < anchor]
+    while queue:
+        node = queue.pop()
+        if node not in found:
+            found.add(node)
+            queue += [parent for parent in node.all_input_nodes if not parent < anchor]
+    return sorted(found)
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to, and its input."""
+
+    def stage(size: int) -> list[nn.Module]:
+        return [nn.Conv2d(2, 2, size, padding=size // 2, bias=False), nn.BatchNorm2d(2)]
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.ones(2))
+            self.ops = nn.ModuleList(
+                [nn.Sequential(*stage(1)), nn.Sequential(*stage(3), nn.ReLU(), nn.Conv2d(2, 2, 5, padding=2))]
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            return total
+
+    return Example(), torch.ones(1, 2, 4, 4)

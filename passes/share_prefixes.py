@@ -1,0 +1,122 @@
+"""Share alike modules that read one value in several candidates of a mixture.
+
+Before::
+
+    %1 = Conv2d[a.0](%0)
+    %2 = relu(%1)
+    %3 = Conv2d[b.0](%0)
+    %4 = tanh(%3)
+    %5 = mixed_sum([%2, %4], [%w, %v], (0, 0))
+
+After::
+
+    %1 = Conv2d[a.0](%0)
+    %2 = relu(%1)
+    %3 = tanh(%1)
+    %4 = mixed_sum([%2, %3], [%w, %v], (0, 0))
+
+The modules are tied, so that what they compute is one value (TopoNAS, arXiv 2408.01311, partial module sharing, at the
+candidates' starts). No weight is involved: at any weights this is the user's forward on the tied tree.
+
+Refuses:
+
+1. a module that runs in several places, draws at random, writes in place or has hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx.mixtures import Mixture, candidate_nodes, mixtures
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.shareable import ModuleCalls
+
+
+@dataclass(frozen=True)
+class AlikeStarts:
+    """Calls of alike modules on one value; the first one's module stays."""
+
+    calls: tuple[fx.Node, ...]
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The calls."""
+        return self.calls
+
+    def describe(self) -> str:
+        """Say which modules are shared."""
+        paths = ", ".join(f"`{call.target}`" for call in self.calls[1:])
+        return f"`{self.calls[0].target}` takes the place of {paths} on the same input"
+
+
+@dataclass(frozen=True)
+class SharePrefixes(Pass):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "share-prefixes"
+    semantics: ClassVar[Semantics] = Semantics.SHARES
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find, in each mixture, alike modules with parameters or buffers on one value."""
+        matches: list[AlikeStarts] = []
+        refusals: list[Refusal] = []
+        calls = ModuleCalls.of(gm)
+        for mixture in mixtures(gm.graph):
+            for group in _alike_starts(calls, mixture):
+                reasons = {call: calls.why_not_tied(call) for call in group}
+                refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
+                able = tuple(call for call in group if reasons[call] is None)
+                if len(able) > 1:
+                    matches.append(AlikeStarts(able))
+        return Plan(tuple(matches), tuple(refusals))
+
+    def apply(self, match: AlikeStarts, rewriter: Rewriter) -> None:
+        """Tie the modules and let all readers read the first call."""
+        first, *rest = match.calls
+        for call in rest:
+            rewriter.tie(str(first.target), str(call.target))
+            rewriter.replace(call, first)
+
+
+def _alike_starts(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]:
+    """Yield groups of calls, each in another candidate, of alike modules on one value."""
+    groups: dict[Any, list[fx.Node]] = {}
+    for term in dict.fromkeys(mixture.terms):
+        if not isinstance(term, fx.Node):
+            continue
+        seen: set[Any] = set()
+        for node in candidate_nodes(term, mixture.node):
+            likeness = calls.likeness(node)
+            key = (likeness, node.args[0]) if likeness is not None and _owns_tensors(calls.module(node)) else None
+            if key is not None and key not in seen:
+                seen.add(key)
+                groups.setdefault(key, []).append(node)
+    yield from (sorted(group) for group in groups.values() if len(group) > 1)
+
+
+def _owns_tensors(module: nn.Module) -> bool:
+    return bool([*module.parameters(), *module.buffers()])
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to, and its input."""
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.ones(2))
+            self.ops = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(2, 2, 1), activation) for activation in (nn.ReLU(), nn.Tanh())
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            return total
+
+    return Example(), torch.ones(1, 2, 4, 4)

@@ -1,0 +1,94 @@
+"""Which calls of modules are alike, and whether one module may take the place of several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from toponas_fx.calibration import Reads, feeding_kernels, why_not_normalizable
+from toponas_fx.purity import is_hooked, is_pure_module
+from toponas_fx.sharing import sharing_of
+from toponas_fx.signatures import is_norm, signature
+
+
+@dataclass(frozen=True)
+class ModuleCalls:
+    """The calls of modules in one graph.
+
+    Attributes:
+        gm: the model.
+        reads: who reads which parameter.
+        counts: id of a module to the number of its calls.
+        tied: ids of modules that took the place of others, once that is decided; None before.
+    """
+
+    gm: fx.GraphModule
+    reads: Reads
+    counts: dict[int, int]
+    tied: frozenset[int] | None
+
+    @classmethod
+    def of(cls, gm: fx.GraphModule) -> ModuleCalls:
+        """Look over a model's graph."""
+        counts: dict[int, int] = {}
+        for node in gm.graph.nodes:
+            if node.op == "call_module":
+                key = id(gm.get_submodule(str(node.target)))
+                counts[key] = counts.get(key, 0) + 1
+        sharing = sharing_of(gm)
+        tied = frozenset(id(gm.get_submodule(kept)) for kept in sharing.ties.values()) if sharing.is_decided else None
+        return cls(gm, Reads.of(gm), counts, tied)
+
+    def module(self, call: fx.Node) -> nn.Module:
+        """Return the module that a node calls."""
+        return self.gm.get_submodule(str(call.target))
+
+    def is_norm(self, node: Any) -> bool:
+        """Tell whether a node calls a norm with one argument."""
+        return _is_plain_call(node) and is_norm(self.module(node))
+
+    def likeness(self, node: Any) -> Any:
+        """Return what alike calls have in common, or None where a node calls no module with one argument.
+
+        Before sharing is decided, alike are modules of one signature on inputs of one type; afterwards only modules
+        that were decided to be one.
+        """
+        if not _is_plain_call(node):
+            return None
+        module = self.module(node)
+        if self.tied is not None:
+            return id(module) if id(module) in self.tied else None
+        return signature(module), node.args[0].meta.get("type")
+
+    def why_not(self, call: fx.Node) -> str | None:
+        """Return why a call's module cannot be shared with calls on other values, or None where it can."""
+        reason = self.why_not_tied(call)
+        if reason is not None or self.tied is not None or not is_norm(self.module(call)):
+            return reason
+        return self._why_not_calibrated(call)
+
+    def why_not_tied(self, call: fx.Node) -> str | None:
+        """Return why a call's module cannot be tied to another that runs on the same value, or None where it can."""
+        if self.tied is not None:
+            return None
+        module = self.module(call)
+        if not is_pure_module(module) and (not is_norm(module) or is_hooked(module)):
+            return "a module draws at random, writes in place, has hooks or is none whose effects are known"
+        if self.counts[id(module)] > 1:
+            return "a module runs in several places"
+        return None
+
+    def _why_not_calibrated(self, call: fx.Node) -> str | None:
+        kernels = feeding_kernels(self.gm, call.args[0])  # type: ignore[arg-type]
+        if not kernels:
+            return f"what feeds `{call.target}` is no convolution or linear layer whose kernel could be normalized"
+        reasons = (why_not_normalizable(self.gm, operation, self.reads) for operation in kernels)
+        return next((reason for reason in reasons if reason is not None), None)
+
+
+def _is_plain_call(node: Any) -> bool:
+    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return False
+    return isinstance(node.args[0], fx.Node)
