@@ -18,6 +18,9 @@ PREREQUISITES = {
     "share-modules": (DetectMixedOps(),),
     "normalize-kernels": (DetectMixedOps(), ShareModules()),
     "merge-kernels": (DetectMixedOps(),),
+    "float-modules": (DetectMixedOps(),),
+    "share-prefixes": (DetectMixedOps(),),
+    "combine-terms": (DetectMixedOps(),),
 }
 CLASSES = [value for value in vars(passes).values() if inspect.isclass(value) and issubclass(value, Pass)]
 CLASSES.remove(Pass)
