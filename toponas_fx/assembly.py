@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import ArgumentError
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.state import State
-from toponas_fx.tree import TreeIndex, copy_tree
+from toponas_fx.tree import copy_tree
 
 _OWN = {"graph", "code", "meta", "report", "reference", "topology", "recompile", "print_readable", "_toponas"}
 _OWN |= {name for name in vars(fx.GraphModule) if not name.startswith("_")}
@@ -99,6 +100,7 @@ def bind(template: SimplifiedModule, model: nn.Module) -> nn.Module:
         owner, _, name = removed.rpartition(".")
         fast.get_submodule(owner)._modules[name] = fast.get_submodule(kept)
     retire(fast, state.removed)
+    twin.tree(fast)
     return fast
 
 

@@ -14,6 +14,11 @@ from toponas_fx.program import Call, Program
 from toponas_fx.state import State
 
 MAX_CAPTURES = 8
+"""Captures that any kind of call may cost at first."""
+RUNS_PER_CAPTURE = 20
+"""One more may follow for so many runs of programs: a temperature that is set anew every epoch is worth it."""
+MAX_PROGRAMS = 16
+"""Programs kept, those that ran last."""
 
 
 def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
@@ -23,8 +28,8 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
         A program for the call; None where the user's forward runs as written, with the reason in ``state.as_written``.
     """
     count = state.captures[call.fixed] = state.captures.get(call.fixed, 0) + 1
-    if count > MAX_CAPTURES:
-        _leave_as_written(state, call, f"what it computes keeps changing: {MAX_CAPTURES} captures did not cover it")
+    if count > MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
+        _leave_as_written(state, call, f"what it computes keeps changing: {count - 1} captures did not cover it")
         return None
     try:
         captured = capture(fast, MethodType(state.user_forward, fast), args, kwargs)
@@ -33,10 +38,11 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
         return None
     known = _same_path(fast, state, captured, call)
     if known is not None:
-        known.relax(call)
+        known.extend(call, captured.guards)
         return known
     program, _ = build_program(fast, state, captured, call)
-    state.programs.append(program)
+    state.programs.insert(0, program)
+    del state.programs[MAX_PROGRAMS:]
     return program
 
 
@@ -53,20 +59,20 @@ def build_program(
         records = run_passes(fast, state.passes, observe)
     finally:
         state.working = None
-    program = Program(captured.graph, captured.guards, captured.fingerprint, call.key, captured.entered)
+    program = Program(captured.graph, captured.guards, captured.fingerprint, {call.key}, captured.entered)
     return program, records
 
 
 def _same_path(fast: fx.GraphModule, state: State, captured: Capture, call: Call) -> Program | None:
     """Return a program whose captured run took the same path, though for another key or other plain values."""
-    modules = state.modules(fast)
+    tree = state.tree(fast)
     for program in state.programs:
-        same_kind = program.key[:4] == call.fixed and len(program.key) == len(call.key)
-        if same_kind and program.fingerprint == captured.fingerprint and program.first_change(modules) is None:
+        is_alike = program.fixed == call.fixed and program.fingerprint == captured.fingerprint
+        if is_alike and program.first_change(tree) is None:
             return program
     return None
 
 
 def _leave_as_written(state: State, call: Call, reason: str) -> None:
     state.as_written[call.fixed] = reason
-    state.programs = [p for p in state.programs if not (p.has_guards and p.key[:4] == call.fixed)]
+    state.programs = [p for p in state.programs if not (p.has_guards and p.fixed == call.fixed)]

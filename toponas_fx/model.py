@@ -11,6 +11,7 @@ import networkx as nx
 import torch
 from torch import Tensor, fx, nn
 
+from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import restored_buffers, restored_generators
 from toponas_fx.checkpoint import fit_checkpoint, own_names
 from toponas_fx.compiler import compile_call
@@ -43,14 +44,15 @@ class SimplifiedModule(fx.GraphModule):
         """Run the program that holds for this call; capture where none does."""
         state: State = vars(self)["_toponas"]
         call = Call.of(args, kwargs, self.training)
-        modules = state.modules(self)
+        tree = state.tree(self)
         for program in state.programs:
-            if not program.accepts(call) or program.first_change(modules) is not None:
+            if not program.accepts(call) or program.first_change(tree) is not None:
                 continue
+            state.used(program)
             if not program.has_guards:
                 return program.run(self, *call.tensors)
             try:
-                with _undone_on_failure(self):
+                with _undone_on_failure(self, call.tensors if program.has_writes else ()):
                     return program.run(self, *call.tensors)
             except GuardFailure:
                 continue
@@ -91,7 +93,7 @@ class SimplifiedModule(fx.GraphModule):
     def _program(self) -> Program:
         state = self._toponas
         for program in state.programs:
-            if program.key[2] == self.training:
+            if program.fixed[2] == self.training:
                 return program
         reason = next(iter(state.as_written.values()), "it has not run in this mode yet")
         raise ToponasError(f"there is no graph in {'training' if self.training else 'evaluation'} mode: {reason}")
@@ -153,6 +155,8 @@ class SimplifiedModule(fx.GraphModule):
         for name, value in vars(self).items():
             vars(twin)[name] = value.copy() if name == "_toponas" else copy.deepcopy(value, memo)
         vars(twin)["_toponas"].removed = _removed_of(twin, self._toponas)
+        vars(twin)["meta"]["sharing"] = twin._toponas.sharing
+        twin._toponas.tree(twin)
         return twin
 
     def __copy__(self) -> Any:
@@ -160,7 +164,9 @@ class SimplifiedModule(fx.GraphModule):
         twin: Any = object.__new__(type(self))
         vars(twin).update(vars(self))
         vars(twin)["_toponas"] = self._toponas.copy()
+        vars(twin)["meta"] = {**self.meta, "sharing": twin._toponas.sharing}
         vars(twin)["_toponas"].removed = dict(self._toponas.removed)
+        twin._toponas.tree(twin)
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -174,6 +180,7 @@ class SimplifiedModule(fx.GraphModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the attributes."""
         vars(self).update(state)
+        self._toponas.tree(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move or convert the parameters that no run reads along with the others."""
@@ -192,14 +199,19 @@ def _removed_of(root: nn.Module, state: State) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _undone_on_failure(model: nn.Module) -> Iterator[None]:
-    """Undo what a run did to buffers and generators where it fails half-way."""
-    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+def _undone_on_failure(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """Undo what a run did to buffers and generators, and to all tensors if inputs are given, where it fails."""
+    others = [*inputs, *(tensor for _, tensor in model_tensors(model))] if inputs else []
+    saved = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *others)]
     generator = torch.get_rng_state()
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         yield
     except GuardFailure:
         torch.set_rng_state(generator)
-        for buffer, value in saved:
-            buffer.data.copy_(value)
+        if on_devices:
+            torch.cuda.set_rng_state_all(on_devices)
+        for tensor, value in saved:
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
         raise

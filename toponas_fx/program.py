@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import keyword
 import linecache
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import _format_target
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
-from toponas_fx.capture.guards import StateGuards, freeze
+from toponas_fx.capture.frozen import Same, freeze
+from toponas_fx.capture.guards import Change, StateGuards
+from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.graph_pickle import dump_graph, load_graph
-
-_ANY = None
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Call:
     Attributes:
         tensors: the tensors among them, in order.
         key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
-            tensor's dtype, device and sizes, flat; a program replaces by ``None`` what turned out not to matter.
+            tensor's dtype, device and sizes, flat.
     """
 
     tensors: tuple[Tensor, ...]
@@ -40,7 +44,7 @@ class Call:
             return cls(args, ("x", 1, modes[0], x.dim(), *modes[1:], x.dtype, x.device, *x.shape))
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-        plain = tuple("tensor" if isinstance(leaf, Tensor) else freeze(leaf) for leaf in leaves)
+        plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
         ranks = tuple(tensor.dim() for tensor in tensors)
         details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
         return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details))
@@ -51,6 +55,22 @@ class Call:
         return self.key[:4]
 
 
+def _spelt(code: str, graph: fx.Graph) -> str:
+    """Write paths through attributes that are Python keywords (a candidate called "None") with getattr."""
+    for target in {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}:
+        names = target.split(".")
+        if any(map(keyword.iskeyword, names)):
+            plain = re.escape(_format_target("self", target))
+            spelt = functools.reduce(lambda path, name: f'getattr({path}, "{name}")', names, "self")
+            code = spelt.join(re.split(rf"{plain}(?!\w)", code))
+    return code
+
+
+def _plain(value: Any) -> Any:
+    """Return what two calls must agree in: 1 and True differ, and so do two modules."""
+    return type(value), Same(value) if isinstance(value, nn.Module) else freeze(value)
+
+
 @dataclass
 class Program:
     """A graph compiled to a function ``run(model, *tensors)``, and when it holds.
@@ -59,19 +79,21 @@ class Program:
         graph: what it computes; its targets are paths in the model's tree.
         guards: the Python state it depends on.
         fingerprint: of the run it was captured from.
-        key: the calls it holds for, with None for what does not matter.
+        keys: of the calls that were seen to take its path.
         entered: paths of the modules that the captured run went through.
         has_guards: True where the graph itself checks answers read from data.
+        has_writes: True where it writes to memory that existed before.
     """
 
     graph: fx.Graph
     guards: StateGuards
     fingerprint: str
-    key: tuple[Any, ...]
+    keys: set[tuple[Any, ...]]
     entered: tuple[str, ...]
     run: Callable[..., Any] = field(init=False)
     code: str = field(init=False)
     has_guards: bool = field(init=False)
+    has_writes: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile."""
@@ -80,33 +102,37 @@ class Program:
     def compile(self) -> None:
         """Compile the graph as it stands now."""
         python = self.graph.python_code("self")
-        self.code = python.src
+        self.code = _spelt(python.src, self.graph)
         filename = f"<toponas_fx program {id(self)}>"
         linecache.cache[filename] = (len(self.code), None, self.code.splitlines(keepends=True), filename)
         scope = dict(python.globals)
         exec(compile(self.code, filename, "exec"), scope)
         self.run = scope["forward"]
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
+        self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        """What the keys of all its calls agree in."""
+        return next(iter(self.keys))[:4]
 
     def accepts(self, call: Call) -> bool:
-        """Tell whether the key holds for a call."""
-        own, other = self.key, call.key
-        if len(own) != len(other):
-            return False
-        return all(mine is _ANY or mine == found for mine, found in zip(own, other, strict=True))
+        """Tell whether a run with a call's key was seen to take this path."""
+        return call.key in self.keys
 
-    def relax(self, call: Call) -> None:
-        """Note that a call with another key took the same path: what differs does not matter."""
-        parts = zip(self.key, call.key, strict=True)
-        self.key = tuple(mine if mine == found else _ANY for mine, found in parts)
+    def extend(self, call: Call, guards: StateGuards) -> None:
+        """Note that a call with another key, or other guards, took the same path."""
+        self.keys.add(call.key)
+        self.guards.add(guards)
 
-    def first_change(self, modules: dict[str, nn.Module]) -> str | None:
+    def first_change(self, tree: TreeIndex) -> Change | None:
         """Return what changed in the Python state it depends on, or None."""
-        return self.guards.first_change(modules)
+        return self.guards.first_change(tree)
 
     def copy(self) -> Program:
         """Return a program with a graph of its own."""
-        return Program(load_graph(dump_graph(self.graph)), self.guards, self.fingerprint, self.key, self.entered)
+        graph = load_graph(dump_graph(self.graph))
+        return Program(graph, self.guards, self.fingerprint, set(self.keys), self.entered)
 
     def __getstate__(self) -> dict[str, Any]:
         """Write the graph as plain data."""

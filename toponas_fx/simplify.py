@@ -95,6 +95,7 @@ def simplify(
     finally:
         for module in fast.modules():
             module.training = training.get(module, fast.training)
+    fast._toponas.tree(fast)
     fast._toponas.report = build_report(
         type(model).__name__, mode, fast._toponas.topology or nx.MultiDiGraph(), records, before, after, notes
     )
@@ -183,7 +184,7 @@ def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
 def _unread_parameters(fast: SimplifiedModule) -> list[str]:
     """Return the paths of parameters that no program reads and no change of state could bring back."""
     state = fast._toponas
-    if state.as_written or any(program.has_guards or not _only_modes(program) for program in state.programs):
+    if state.as_written or any(program.has_guards or program.guards.depends_on_state for program in state.programs):
         return []
     read: set[int] = set()
     for program in state.programs:
@@ -201,11 +202,6 @@ def _tensors_in(fast: SimplifiedModule, node: fx.Node) -> Iterator[Tensor]:
     if node.op == "get_attr" and "type" not in node.meta:
         for _, tensor in walk_value(_attribute(fast, str(node.target)), TensorPath("")):
             yield tensor
-
-
-def _only_modes(program: Any) -> bool:
-    names = {name for _, name in program.guards.attributes}
-    return names <= {"training"} and not program.guards.globals
 
 
 def _attribute(fast: nn.Module, path: str) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.program import Program
 from toponas_fx.sharing import Sharing
-from toponas_fx.tree import TreeIndex
 
 
 @dataclass
@@ -26,6 +26,7 @@ class State:
         programs: compiled graphs, for the training and the evaluation capture and any later one.
         as_written: for the fixed part of a call's key, why the user's forward runs as written.
         captures: for the same, how many captures were made.
+        runs: how often a program ran.
         removed: parameters that no run reads, by path; they left ``parameters()``.
         working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
@@ -44,6 +45,7 @@ class State:
     programs: list[Program] = field(default_factory=list)
     as_written: dict[tuple[Any, ...], str] = field(default_factory=dict)
     captures: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    runs: int = 0
     removed: dict[str, Tensor] = field(default_factory=dict)
     working: fx.Graph | None = None
     shares_graphs: bool = False
@@ -63,20 +65,34 @@ class State:
         twin.shares_graphs = True
         return twin
 
-    def modules(self, root: nn.Module) -> dict[str, nn.Module]:
-        """Return the tree's modules by path; programs of a tree that changed are forgotten."""
+    def used(self, program: Program) -> None:
+        """Note that a program is about to run; those that ran last come first."""
+        self.runs += 1
+        if program is not self.programs[0]:
+            self.programs = [program, *(other for other in self.programs if other is not program)]
+
+    def tree(self, root: nn.Module) -> TreeIndex:
+        """Return the index of the tree; forget programs, and what was decided about modules, where it changed."""
         if self.index is None:
             self.index = TreeIndex.of(root)
         elif not self.index.is_current():
-            self.index = TreeIndex.of(root)
-            self.programs = []
-            self.as_written = {}
-            self.sharing.ties = {
-                removed: kept
-                for removed, kept in self.sharing.ties.items()
-                if self.index.modules.get(removed) is self.index.modules.get(kept) is not None
-            }
-        return self.index.modules
+            before, self.index = self.index, TreeIndex.of(root)
+            self.programs, self.as_written, self.captures = [], {}, {}
+            self._forget_replaced(before.modules, self.index.modules)
+        return self.index
+
+    def _forget_replaced(self, before: dict[str, nn.Module], now: dict[str, nn.Module]) -> None:
+        def stays(parameter: str) -> bool:
+            owner = parameter.rpartition(".")[0]
+            return now.get(owner) is before.get(owner) is not None
+
+        ties, kernels = self.sharing.ties, self.sharing.kernels
+        for removed in [path for path, kept in ties.items() if not now.get(path) is now.get(kept) is not None]:
+            del ties[removed]
+        for kernel in [path for path in kernels if not stays(path)]:
+            del kernels[kernel]
+        for parameter in [path for path in self.removed if not stays(path)]:
+            del self.removed[parameter]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the index out: it is rebuilt."""

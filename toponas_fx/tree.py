@@ -1,9 +1,8 @@
-"""The module tree of a model: a copy over the same tensors, and a check that it still is what it was."""
+"""A copy of a model's module tree over the same tensors."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -58,27 +57,3 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(value, memo)
     except Exception:  # whatever an attribute's own __deepcopy__ raises: it is not ours to copy
         return value
-
-
-@dataclass(frozen=True)
-class TreeIndex:
-    """All modules of a tree by path, and the links that make it up.
-
-    Attributes:
-        modules: path to module, the root under the empty path; a tied module under each of its paths.
-        links: (parent, name, child) for each registered child.
-    """
-
-    modules: dict[str, nn.Module]
-    links: tuple[tuple[dict[str, Any], str, nn.Module | None], ...]
-
-    @classmethod
-    def of(cls, root: nn.Module) -> TreeIndex:
-        """Index a tree."""
-        modules = dict(root.named_modules(remove_duplicate=False))
-        links = [(m._modules, name, child) for m in root.modules() for name, child in m._modules.items()]
-        return cls(modules, tuple(links))
-
-    def is_current(self) -> bool:
-        """Tell whether every link still leads where it did."""
-        return all(children.get(name) is child for children, name, child in self.links)

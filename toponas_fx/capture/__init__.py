@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gc
-import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from toponas_fx.capture.guards import StateGuards, freeze
-from toponas_fx.capture.inputs import input_leaves
+from toponas_fx.capture.code_state import CodeWatcher
+from toponas_fx.capture.guards import StateGuards
+from toponas_fx.capture.inputs import check_signature, input_leaves
 from toponas_fx.capture.leaves import watched
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import no_trace
 from toponas_fx.capture.recorder import Recorder
+from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import CaptureError
 
 __all__ = ["Capture", "capture", "no_trace"]
@@ -56,27 +56,46 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
     Raises:
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
-    inputs = input_leaves(forward, args, kwargs)
-    batch = next((tensor.shape[0] for _, tensor in inputs if tensor.dim()), None)
-    recorder = Recorder(root, batch)
+    labels = check_signature(forward, args, kwargs)
+    tree = TreeIndex.of(root)
+    recorder = Recorder(root, tree)
+    code = CodeWatcher(recorder.guards, tree)
     tensors_before = {id(tensor) for _, tensor in model_tensors(root)}
-    with no_trace(root), watched(root, forward, recorder) as run:
-        for name, tensor in inputs:
+    has_gradients = torch.is_grad_enabled()
+    with no_trace(root), torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+        own_args, own_kwargs = pytree.tree_map_only(Tensor, _copy, (args, kwargs))
+        given = pytree.tree_flatten((own_args, own_kwargs))
+        for name, tensor in input_leaves(labels, own_args, own_kwargs):
             recorder.add_input(name, tensor)
-        python_random, numpy_random = random.getstate(), _numpy_random()
-        with _named_globals(recorder.guards), recorder.recording():
-            value = run(*args, **kwargs)
-        if random.getstate() != python_random or _numpy_random() != numpy_random:
-            raise CaptureError(
-                "forward draws from Python's or numpy's random generator; use torch's, which graphs repeat"
-            )
+        with watched(root, forward, recorder) as run, code.watching(), recorder.recording():
+            value = run(*own_args, **own_kwargs)
         recorder.add_output(value)
-    changed = recorder.guards.first_change(dict(root.named_modules()))
-    if changed:
-        raise CaptureError(f"forward changes state in place: {changed} when it was first read")
-    if any(id(tensor) not in tensors_before for _, tensor in model_tensors(root)):
-        raise CaptureError("forward puts a new tensor into the model")
+        if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
+            raise CaptureError("forward changes a list or dict that it is given", _location(forward))
+        change = recorder.guards.first_change(tree)
+        if change is not None:
+            raise CaptureError(
+                f"forward changes state in place: {change.sentence} when it was first read", change.where
+            )
+        if any(id(tensor) not in tensors_before for _, tensor in model_tensors(root)):
+            raise CaptureError("forward puts a new tensor into the model", _location(forward))
     return Capture(recorder.graph, recorder.guards, tuple(recorder.entered), _fingerprint(recorder))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Return an input of its own: forward may write into it, be given it twice, or own it."""
+    with torch.set_grad_enabled(tensor.requires_grad):
+        return tensor.clone()
+
+
+def _holds_same(found: tuple[list[Any], Any], given: tuple[list[Any], Any]) -> bool:
+    leaves, others = found[0], given[0]
+    return found[1] == given[1] and all(leaf is other for leaf, other in zip(leaves, others, strict=True))
+
+
+def _location(forward: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 def _fingerprint(recorder: Recorder) -> str:
@@ -86,43 +105,3 @@ def _fingerprint(recorder: Recorder) -> str:
 
 def _target(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else str(id(node.target))
-
-
-def _numpy_random() -> Any:
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    name, keys, *rest = numpy.random.get_state()
-    return name, keys.tobytes(), *rest
-
-
-@contextmanager
-def _named_globals(guards: StateGuards) -> Iterator[None]:
-    """Note the plain module globals that the code of the user's functions names, as they run inside."""
-    seen: set[Any] = set()
-
-    def on_event(frame: FrameType, event: str, _: Any) -> None:
-        code = frame.f_code
-        if event != "call" or code in seen:
-            return
-        seen.add(code)
-        owner = frame.f_globals.get("__name__", "")
-        if owner.split(".")[0] in _LIBRARIES or owner not in sys.modules:
-            return
-        for name in code.co_names:
-            value = frame.f_globals.get(name)
-            if isinstance(value, bool | int | float | str | list | tuple | dict) and not name.startswith("__"):
-                guards.globals.setdefault((owner, name), freeze(value))
-
-    before, collects = sys.getprofile(), gc.isenabled()
-    gc.disable()  # its callbacks are not the user's code
-    sys.setprofile(on_event)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
-        if collects:
-            gc.enable()
-
-
-_LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "numpy", "toponas_fx", "torchvision"}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 METADATA = frozenset(
-    "dim ndim dtype device layout is_cuda is_cpu is_sparse is_floating_point is_complex is_contiguous is_leaf "
-    "requires_grad grad_fn names name output_nr element_size stride storage_offset get_device is_signed "
+    "dim ndim dtype device layout is_cuda is_cpu is_sparse is_floating_point is_complex is_leaf "
+    "grad_fn names name output_nr element_size stride storage_offset get_device is_signed "
     "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version __repr__ __str__ "
     "__format__ __hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
     "_is_view untyped_storage is_same_size is_coalesced".split()
@@ -28,6 +28,8 @@ FORBIDDEN = {
     "retain_grad": "retain_grad() is called on a tensor",
     "set_": "a tensor's storage is replaced",
     "resize_": "a tensor's storage is resized",
+    "__set__": "a property of a tensor (.data, .grad, .requires_grad) is assigned",
+    "grad": "a gradient is read or computed",
 }
 """Calls that a graph cannot repeat faithfully, by name, each with what to say."""
 

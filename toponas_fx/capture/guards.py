@@ -1,55 +1,30 @@
 """What Python state a recorded run depended on, and whether it still holds.
 
-Whatever forward read of its modules' plain attributes and of the module globals that its code names is kept by value.
+Whatever forward read of its modules' plain attributes, and of the module globals that its code names, is kept by
+value.
 """
 
 from __future__ import annotations
 
-import enum
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-_MISSING = object()
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, enum.Enum)
+from toponas_fx.capture.frozen import MISSING, Kind, freeze
+from toponas_fx.capture.tree_index import TreeIndex
 
 
 @dataclass(frozen=True)
-class _Opaque:
-    """Stands for a value that is compared elsewhere (tensors, modules) or by its type alone."""
+class Change:
+    """One value that is no longer as recorded.
 
-    kind: str
-
-
-_TENSOR, _MODULE = _Opaque("tensor"), _Opaque("module")
-
-
-def freeze(value: Any, depth: int = 6) -> Any:
-    """Return a comparable picture of a value: plain data by value, tensors and modules by kind.
-
-    Lists and dicts are copied, so that a change in place shows; objects show their ``__dict__``.
+    Attributes:
+        sentence: which, and what it was.
+        where: ``file:line`` of the user's code that read it.
     """
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Tensor):
-        return _TENSOR
-    if isinstance(value, nn.Module):
-        return _MODULE
-    if depth == 0:
-        return _Opaque(type(value).__qualname__)
-    if isinstance(value, list | tuple):
-        return (type(value), tuple(freeze(item, depth - 1) for item in value))
-    if isinstance(value, Mapping):
-        return (type(value), tuple((freeze(key), freeze(item, depth - 1)) for key, item in value.items()))
-    if isinstance(value, set | frozenset):
-        return (type(value), frozenset(freeze(item, depth - 1) for item in value))
-    if callable(value) or not hasattr(value, "__dict__"):
-        return _Opaque(type(value).__qualname__)
-    return (type(value), tuple((key, freeze(item, depth - 1)) for key, item in vars(value).items()))
+
+    sentence: str
+    where: str
 
 
 @dataclass
@@ -58,35 +33,63 @@ class StateGuards:
 
     Attributes:
         attributes: (module path, attribute name) to the frozen value.
-        globals: (Python module name, global name) to the frozen value.
-        grad_mode: whether gradients were on, where forward switches them itself; None where it does not matter.
+        globals: (Python module, global name, attributes below it) to the frozen value.
+        patched: the modules of the tree with hooks or a forward of their own.
+        places: for each of these keys, ``file:line`` of the user's code that read it first.
     """
 
     attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
-    globals: dict[tuple[str, str], Any] = field(default_factory=dict)
-    grad_mode: bool | None = None
+    globals: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    patched: dict[str, Any] = field(default_factory=dict)
+    places: dict[tuple[str, ...], str] = field(default_factory=dict)
 
-    def first_change(self, modules: Mapping[str, nn.Module]) -> str | None:
-        """Return a sentence about the first value that is no longer as recorded, or None where all hold.
+    @property
+    def depends_on_state(self) -> bool:
+        """True where a change of plain state, apart from training flags, could make the run take another path."""
+        values = [value for (_, name), value in self.attributes.items() if name != "training"]
+        return any(value == MISSING or not isinstance(value, Kind) for value in (*values, *self.globals.values()))
 
-        Args:
-            modules: the tree by path, the root under the empty path.
-        """
-        if self.grad_mode is not None and torch.is_grad_enabled() != self.grad_mode:
-            return f"grad mode was {self.grad_mode}"
+    def note_attribute(self, path: str, name: str, value: Any, where: str) -> None:
+        """Keep the frozen value of a module's attribute as it was first read."""
+        self.attributes.setdefault((path, name), value)
+        self.places.setdefault((path, name), where)
+
+    def note_global(self, names: tuple[str, ...], value: Any, where: str) -> None:
+        """Keep the frozen value of a global, or of an attribute below one, as it was first seen."""
+        self.globals.setdefault(names, value)
+        self.places.setdefault(names, where)
+
+    def first_change(self, tree: TreeIndex) -> Change | None:
+        """Return the first value that is no longer as recorded, or None where all hold."""
+        if self.patched != tree.patched():
+            return Change("hooks, or a module's own forward, were others", "")
         for (path, name), frozen in self.attributes.items():
-            module = modules.get(path)
-            value = getattr(module, name, _MISSING)
-            if value is not frozen and freeze(value) != frozen:
-                return f"`{path or 'the model'}.{name}` was {_show(frozen)}"
-        for (owner, name), frozen in self.globals.items():
-            value = vars(sys.modules[owner]).get(name, _MISSING) if owner in sys.modules else _MISSING
-            if value is not frozen and freeze(value) != frozen:
-                return f"the global `{owner}.{name}` was {_show(frozen)}"
+            value = getattr(tree.modules.get(path), name, MISSING)
+            if value is not frozen and freeze(value, tree.paths) != frozen:
+                return Change(f"`{path or 'the model'}.{name}` was {_show(frozen)}", self.places.get((path, name), ""))
+        for names, frozen in self.globals.items():
+            value = _follow(names)
+            if value is not frozen and freeze(value, tree.paths) != frozen:
+                return Change(f"the global `{'.'.join(names)}` was {_show(frozen)}", self.places.get(names, ""))
         return None
+
+    def add(self, other: StateGuards) -> None:
+        """Hold to what another run of the same path read, too."""
+        self.attributes = {**other.attributes, **self.attributes}
+        self.globals = {**other.globals, **self.globals}
+
+
+def _follow(names: tuple[str, ...]) -> Any:
+    owner, *rest = names
+    value: Any = sys.modules.get(owner)
+    for name in rest:
+        value = getattr(value, name, MISSING)
+    return value
 
 
 def _show(frozen: Any) -> str:
+    if isinstance(frozen, Kind):
+        return frozen.text
     if isinstance(frozen, tuple) and frozen and isinstance(frozen[0], type):
         frozen = frozen[1]
     text = repr(frozen)

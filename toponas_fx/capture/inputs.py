@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from toponas_fx.errors import InputError
 
@@ -16,10 +17,8 @@ _BATCH = 3
 _SPATIAL = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
-def input_leaves(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[tuple[str, Tensor]]:
-    """Return the tensors among a call's arguments, in order, each with a name that is an identifier.
+def check_signature(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """Return a name for each positional argument.
 
     Raises:
         InputError: the arguments do not fit forward's signature.
@@ -28,25 +27,24 @@ def input_leaves(
         bound = inspect.signature(forward).bind(*args, **kwargs)
     except TypeError as error:
         raise InputError(f"the inputs do not fit the model's forward: {error}") from error
-    names = list(bound.signature.parameters)
-    variadic = [name for name in names if bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL]
-    positional = [name for name in names if name not in variadic]
-    labels = [positional[i] if i < len(positional) else f"args_{i}" for i in range(len(args))]
-    found: list[tuple[str, Tensor]] = []
-    for label, value in [*zip(labels, args, strict=True), *kwargs.items()]:
-        found += _named_tensors(label, value)
-    return found
+    known = bound.signature.parameters
+    positional = [name for name in known if known[name].kind is not inspect.Parameter.VAR_POSITIONAL]
+    return [positional[i] if i < len(positional) else f"args_{i}" for i in range(len(args))]
 
 
-def _named_tensors(label: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield label, value
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _named_tensors(f"{label}_{index}", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _named_tensors(f"{label}_{key}" if str(key).isidentifier() else f"{label}_item", item)
+def input_leaves(labels: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors among a call's arguments, in pytree's order, each with a name of its own: an identifier."""
+    names: set[str] = set()
+    for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
+        if not isinstance(leaf, Tensor):
+            continue
+        steps: list[Any] = [getattr(step, "idx", getattr(step, "key", "item")) for step in path]
+        words = [labels[steps[1]] if steps[0] == 0 else steps[1], *steps[2:]]
+        name = "_".join(str(word) if f"x{word}".isidentifier() else "item" for word in words)
+        while name in names:
+            name += "_"
+        names.add(name)
+        yield name, leaf
 
 
 def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
@@ -59,7 +57,7 @@ def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
         InputError: there is no tensor in it.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    if not isinstance(inputs, tuple | list) or not any(True for item in inputs for _ in _named_tensors("x", item)):
+    if not isinstance(inputs, tuple | list) or not any(isinstance(x, Tensor) for x in pytree.tree_leaves(inputs)):
         kind = type(example_inputs).__name__
         raise InputError(f"example_inputs must be one tensor or a tuple of forward's arguments, not {kind}")
     return tuple(inputs)

@@ -41,6 +41,9 @@ class Watcher(Protocol):
     def saw_read(self, module: nn.Module, name: str, value: Any) -> None:
         """An attribute of a module is read."""
 
+    def saw_missing(self, module: nn.Module, name: str) -> None:
+        """An attribute of a module is asked for that is not there."""
+
     def saw_write(self, module: nn.Module, name: str) -> None:
         """An attribute of a module is written or deleted."""
 
@@ -123,7 +126,12 @@ def _watched_registered_read(watcher: Watcher) -> Callable[[nn.Module, str], Any
     read = nn.Module.__getattr__
 
     def __getattr__(self: nn.Module, name: str) -> Any:
-        value = read(self, name)
+        try:
+            value = read(self, name)
+        except AttributeError:
+            if watcher.is_watching:
+                watcher.saw_missing(self, name)
+            raise
         if watcher.is_watching:
             watcher.saw_read(self, name, value)
         return value

@@ -30,7 +30,7 @@ def walk_value(value: Any, path: TensorPath, kind: type = Tensor, depth: int = 5
     if depth == 0 or isinstance(value, Tensor | nn.Module | str | bytes | int | float | type(None)):
         return
     if isinstance(value, dict):
-        inner = [(("item", key), item) for key, item in value.items()]
+        inner = [(("item", key), item) for key, item in value.items() if _can_be_spelt(key)]
     elif isinstance(value, list | tuple):
         inner = [(("item", index), item) for index, item in enumerate(value)]
     elif hasattr(value, "__dict__") and not callable(value):
@@ -39,6 +39,13 @@ def walk_value(value: Any, path: TensorPath, kind: type = Tensor, depth: int = 5
         return
     for step, item in inner:
         yield from walk_value(item, TensorPath(path.target, (*path.steps, step)), kind, depth - 1)
+
+
+def _can_be_spelt(key: Any) -> bool:
+    """Tell whether generated code can write a dict's key."""
+    if isinstance(key, tuple):
+        return type(key) is tuple and all(map(_can_be_spelt, key))
+    return type(key) in (int, str, bool, float, type(None))
 
 
 def model_tensors(root: nn.Module) -> Iterator[tuple[TensorPath, Tensor]]:

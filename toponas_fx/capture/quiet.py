@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.capture.owners import MODULE_INTERNALS, model_tensors
 
 
 @contextmanager
@@ -43,14 +45,76 @@ def restored_buffers(root: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def no_trace(root: nn.Module) -> Iterator[None]:
-    """Restore the values of all tensors of a model and all generators on exit."""
-    saved: dict[int, tuple[Tensor, Tensor]] = {}
+    """Restore a model on exit: its tensors' values, what its attributes hold, and all generators."""
+    saved: dict[int, tuple[Tensor, Tensor, bool]] = {}
     for _, tensor in model_tensors(root):
-        saved.setdefault(id(tensor), (tensor, tensor.detach().clone()))
+        saved.setdefault(id(tensor), (tensor, tensor.detach().clone(), tensor.requires_grad))
+    undo = [change for module in root.modules() for change in _snapshots_of(module)]
     with restored_generators():
         try:
             yield
         finally:
+            for restore in undo:
+                restore()
             with torch.no_grad():
-                for tensor, value in saved.values():
-                    tensor.data.copy_(value)
+                for tensor, value, requires_grad in saved.values():
+                    if not torch.equal(tensor.data, value):
+                        tensor.data.copy_(value)
+                    if tensor.requires_grad != requires_grad:
+                        tensor.requires_grad_(requires_grad)
+
+
+def foreign_generators() -> tuple[Any, Any]:
+    """Return the state of Python's and numpy's random generators, which graphs cannot repeat, for comparison."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None:
+        return random.getstate(), None
+    name, keys, *rest = numpy.random.get_state()
+    return random.getstate(), (name, keys.tobytes(), *rest)
+
+
+def _snapshots_of(module: nn.Module) -> Iterator[Callable[[], None]]:
+    own = vars(module)
+    for table in (own, module._parameters, module._buffers, module._modules):
+        yield from _snapshot(table)
+    for name, value in list(own.items()):
+        if name not in MODULE_INTERNALS:
+            yield from _snapshots(value)
+
+
+def _snapshots(value: Any, depth: int = 5) -> Iterator[Callable[[], None]]:
+    """Yield what restores a value: containers and plain objects with all that is in them, generators of its own."""
+    if depth == 0 or isinstance(value, Tensor | nn.Module | str | bytes | int | float | type | type(None)):
+        return
+    if isinstance(value, random.Random):
+        yield functools.partial(value.setstate, value.getstate())
+    elif hasattr(value, "bit_generator"):
+        yield functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    elif isinstance(value, list | deque | set | dict):
+        yield from _snapshot(value)
+        for part in list(value.values() if isinstance(value, dict) else value):
+            yield from _snapshots(part, depth - 1)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _snapshots(part, depth - 1)
+    elif hasattr(value, "__dict__") and not callable(value):
+        yield from _snapshots(vars(value), depth)
+
+
+def _snapshot(container: Any) -> Iterator[Callable[[], None]]:
+    items = list(container.items()) if isinstance(container, dict) else list(container)
+
+    def restore() -> None:
+        now = list(container.items()) if isinstance(container, dict) else list(container)
+        if len(now) == len(items) and all(_is_same(old, new) for old, new in zip(items, now, strict=True)):
+            return
+        container.clear()
+        container.extend(items) if isinstance(container, list | deque) else container.update(items)
+
+    yield restore
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    if isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        return all(left is right for left, right in zip(old, new, strict=True))
+    return old is new

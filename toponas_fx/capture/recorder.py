@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from toponas_fx import ops
+from toponas_fx.capture.frozen import MISSING, freeze
 from toponas_fx.capture.functions import FORBIDDEN, METADATA, canonical, name_of
-from toponas_fx.capture.guards import StateGuards, freeze
+from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.leaves import is_leaf
 from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
-from toponas_fx.capture.sizes import RecordedInt, RecordedSize, SizeLog
-from toponas_fx.capture.values import ValueTable
+from toponas_fx.capture.quiet import foreign_generators
+from toponas_fx.capture.sizes import RecordedInt, RecordedSize
+from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.capture.values import ValueTable, user_location
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
@@ -35,18 +39,17 @@ class Recorder(TorchFunctionMode):
         is_watching: False while a leaf runs or the recorder works.
     """
 
-    def __init__(self, root: nn.Module, batch_size: int | None) -> None:
-        """Index the model's tensors and modules; ``batch_size`` is the first size of the first input."""
+    def __init__(self, root: nn.Module, tree: TreeIndex) -> None:
+        """Index the model's tensors; ``tree`` is the index of its modules."""
         super().__init__()
         self._values = ValueTable(root)
-        self.guards = StateGuards()
+        self.guards = StateGuards(patched=tree.patched())
         self.entered: dict[str, None] = {}
         self.decisions: list[str] = []
         self.is_watching = False
-        self._paths = {id(module): path for path, module in root.named_modules()}
-        self._batch_size = batch_size
-        self._sizes = SizeLog(self._emit_size, self._compare_sizes)
-        self._grad_mode = torch.is_grad_enabled()
+        self._paths = tree.paths
+        self._unsteady: set[int] = set()
+        self._generators = foreign_generators()
         self._autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
     @property
@@ -63,6 +66,7 @@ class Recorder(TorchFunctionMode):
     def add_output(self, value: Any) -> None:
         """Make the output node."""
         self.graph.output(self._values.argument(value))
+        self._check_generators("")
         if self._values.failure is not None:
             raise self._values.failure
 
@@ -95,7 +99,7 @@ class Recorder(TorchFunctionMode):
         with self._paused():
             if name in FORBIDDEN:
                 raise self._values.fail(f"{FORBIDDEN[name]} inside forward; a graph cannot repeat that")
-            self._check_modes(name)
+            self._check_modes()
             if name in ("shape", "size", "numel", "nelement", "__len__"):
                 return self._size(func, name, args, kwargs)
             return self._call(*canonical(func, args, kwargs), kwargs, lambda: func(*args, **kwargs))
@@ -145,6 +149,8 @@ class Recorder(TorchFunctionMode):
             written = written or tensors[:1]
         if isinstance(value, Tensor) and any(value is tensor for tensor in tensors) and not written:
             value = value.view_as(value)  # a call that changed nothing still gets a value of its own
+        if _has_size_of_data(target, args) or any(id(tensor) in self._unsteady for tensor in tensors):
+            self._unsteady.update(id(leaf) for leaf in _leaves(value) if isinstance(leaf, Tensor))
         node = self.graph.create_node(op, target, node_args, node_kwargs)
         self._values.annotate(node, value, tuple(self._values.storage(tensor) for tensor in written))
         return self._result(node, value)
@@ -162,8 +168,7 @@ class Recorder(TorchFunctionMode):
         if value is None or isinstance(value, str):
             return value
         if isinstance(value, bool | int | float | complex | list | tuple):
-            self.decisions.append(repr(value))
-            self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
+            self._guard(node, value)
             return value
         raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, which a graph cannot hold")
 
@@ -174,38 +179,30 @@ class Recorder(TorchFunctionMode):
         tensor = args[0]
         if isinstance(value, int):
             dims = (kwargs.get("dim", args[1] if len(args) > 1 else None),) if name == "size" else ()
-            method = "size" if name == "size" else "numel"
-            if name == "__len__":
-                return value
-            return RecordedInt.of(value, self._sizes, lambda: self._emit_size_of(tensor, method, dims))
-        return RecordedSize(
-            RecordedInt.of(size, self._sizes, lambda dim=dim: self._emit_size_of(tensor, "size", (dim,)))  # type: ignore[misc]
-            for dim, size in enumerate(value)
-        )
+            method = "size" if name in ("size", "__len__") else "numel"
+            return self._sized(value, tensor, method, (0,) if name == "__len__" else dims)
+        return RecordedSize(self._sized(size, tensor, "size", (dim,)) for dim, size in enumerate(value))
 
-    def _emit_size_of(self, tensor: Tensor, method: str, dims: tuple[Any, ...]) -> fx.Node:
-        with self._paused():
-            return self._values.annotate(
-                self.graph.call_method(method, (self._values.argument(tensor), *dims)), None, ()
-            )
+    def _sized(self, value: int, tensor: Tensor, method: str, dims: tuple[Any, ...]) -> int:
+        """Return a size that is looked at: with its node, or guarded where it depends on data."""
+
+        def make() -> fx.Node:
+            with self._paused():
+                node = self.graph.call_method(method, (self._values.argument(tensor), *dims))
+                return self._values.annotate(node, None, ())
+
+        if id(tensor) in self._unsteady:
+            self._guard(make(), value)
+            return value
+        return RecordedInt.of(value, self._emit_size, make)
 
     def _emit_size(self, target: Any, args: tuple[Any, ...]) -> fx.Node:
         with self._paused():
             return self._values.annotate(self.graph.call_function(target, self._values.argument(args)), None, ())
 
-    def _compare_sizes(self, target: Any, args: tuple[Any, ...], answer: bool) -> None:
-        """Guard a comparison of sizes where the batch size may take part; other sizes are part of a capture's key."""
-        if not self.is_watching:
-            return
-        self.decisions.append(f"{target.__name__} {answer}")
-        if all(isinstance(size, RecordedInt) and self._is_fixed(int(size)) for size in args[:1]):
-            return
-        node = self._emit_size(target, args)
-        self._values.annotate(self.graph.call_function(ops.guard, (node, answer)), None, ())
-
-    def _is_fixed(self, size: int) -> bool:
-        batch = self._batch_size
-        return batch is not None and batch > 1 and size % batch != 0
+    def _guard(self, node: fx.Node, value: Any) -> None:
+        self.decisions.append(repr(value))
+        self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
 
     # -- Python state ------------------------------------------------------------------------------------------------
 
@@ -214,14 +211,24 @@ class Recorder(TorchFunctionMode):
         path = self._paths.get(id(module))
         if path is None or name == "forward" or (name in MODULE_INTERNALS and name != "training"):
             return
+        if value is module._modules.get(name, self) or isinstance(getattr(type(module), name, None), property):
+            return  # links between modules are compared as such; what a property reads is seen by itself
+        if isinstance(value, MethodType) and value.__self__ is module:
+            return
         with self._paused():
             target = f"{path}.{name}" if path else name
-            if isinstance(value, nn.Module) or callable(value):
-                return
             for tensor_path, tensor in walk_value(value, TensorPath(target)):
-                self._values.owners[id(tensor)] = tensor_path
-            if not isinstance(value, Tensor) and (path, name) not in self.guards.attributes:
-                self.guards.attributes[path, name] = freeze(value)
+                self._values.own(tensor, tensor_path)
+            if (path, name) not in self.guards.attributes:
+                self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
+
+    def saw_missing(self, module: nn.Module, name: str) -> None:
+        """Note that forward asked for an attribute that is not there."""
+        path = self._paths.get(id(module))
+        if path is not None and name not in MODULE_INTERNALS:
+            with self._paused():
+                value = getattr(module, name, MISSING)  # the user's own __getattr__ may know it
+                self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
 
     def saw_write(self, module: nn.Module, name: str) -> None:
         """Refuse a forward that writes attributes: a graph would not."""
@@ -229,15 +236,32 @@ class Recorder(TorchFunctionMode):
             path = self._paths[id(module)]
             raise self._values.fail(f"forward writes the attribute `{name}` of {f'`{path}`' if path else 'the model'}")
 
-    def _check_modes(self, name: str) -> None:
-        if name == "_set_grad_enabled":
-            self.guards.grad_mode = self._grad_mode
+    def _check_modes(self) -> None:
         if (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")) != self._autocast:
             raise self._values.fail("autocast is switched inside forward")
+        self._check_generators(" before this line")
+
+    def _check_generators(self, place: str) -> None:
+        for name, before, now in zip(("Python", "numpy"), self._generators, foreign_generators(), strict=True):
+            if now != before and before is not None:
+                raise self._values.fail(f"{name}'s random generator is drawn from{place}; a graph repeats only torch's")
 
 
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
+
+
+_SIZED_BY_DATA = frozenset("nonzero argwhere masked_select unique unique_consecutive _unique2 bincount where".split())
+
+
+def _has_size_of_data(target: Any, args: Any) -> bool:
+    """Tell whether the size of a call's result depends on the values of its arguments."""
+    name = target if isinstance(target, str) else name_of(target)
+    if name == "getitem":
+        return any(isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in _leaves(args[1:]))
+    if name == "repeat_interleave":
+        return len(args) < 2 or isinstance(args[1], Tensor)
+    return name in _SIZED_BY_DATA and (name != "where" or len(args) == 1)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -8,30 +8,26 @@ from typing import Any, SupportsIndex, overload
 
 from torch import fx
 
-
-class SizeLog:
-    """What the recorder offers to its sizes: a node for an operation, and a guard on a comparison."""
-
-    def __init__(
-        self, emit: Callable[[Any, tuple[Any, ...]], fx.Node], compare: Callable[[Any, tuple[Any, ...], bool], None]
-    ) -> None:
-        """Take the two callbacks: ``emit(target, args)`` makes a node, ``compare(target, args, answer)`` a guard."""
-        self.emit = emit
-        self.compare = compare
+Emit = Callable[[Any, tuple[Any, ...]], fx.Node]
+"""``emit(target, args)`` makes the node of an operation on sizes."""
 
 
 class RecordedInt(int):
-    """An integer of the recorded run, with the node that computes it in another run, made when first needed."""
+    """An integer of the recorded run, with the node that computes it in another run, made when first needed.
 
-    _log: SizeLog
+    What Python does with it besides arithmetic (comparisons, ``range``, ``int()``, indexing a list) holds for this
+    size only: a program runs for sizes of inputs with which forward was seen to take its path.
+    """
+
+    _emit: Emit
     _make: Callable[[], fx.Node]
     _node: fx.Node | None
 
     @classmethod
-    def of(cls, value: int, log: SizeLog, make: Callable[[], fx.Node]) -> RecordedInt:
-        """Wrap ``value``; ``make`` emits its node."""
+    def of(cls, value: int, emit: Emit, make: Callable[[], fx.Node]) -> RecordedInt:
+        """Wrap ``value``; ``make`` emits its node, ``emit`` those of what is computed from it."""
         self = cls(value)
-        self._log, self._make, self._node = log, make, None
+        self._emit, self._make, self._node = emit, make, None
         return self
 
     @property
@@ -43,39 +39,7 @@ class RecordedInt(int):
 
     def _arithmetic(self, target: Any, left: Any, right: Any) -> Any:
         value = target(int(left), int(right))
-        return RecordedInt.of(value, self._log, lambda: self._log.emit(target, (left, right)))
-
-    def _comparison(self, target: Any, other: Any) -> Any:
-        if not isinstance(other, int):
-            return NotImplemented
-        answer = bool(target(int(self), int(other)))
-        self._log.compare(target, (self, other), answer)
-        return answer
-
-    def __eq__(self, other: object) -> Any:
-        return self._comparison(operator.eq, other)
-
-    def __ne__(self, other: object) -> Any:
-        return self._comparison(operator.ne, other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._comparison(operator.lt, other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._comparison(operator.le, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._comparison(operator.gt, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._comparison(operator.ge, other)
-
-    def __bool__(self) -> bool:
-        answer: bool = self._comparison(operator.ne, 0)
-        return answer
-
-    def __hash__(self) -> int:
-        return int.__hash__(self)
+        return RecordedInt.of(value, self._emit, lambda: self._emit(target, (left, right)))
 
     def __reduce__(self) -> Any:
         return int, (int(self),)

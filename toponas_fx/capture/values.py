@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
+from collections import OrderedDict
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from toponas_fx.tensor_type import TensorType
 
 _PLAIN = (int, float, complex, str, bool, type(None), type(...), torch.dtype, torch.device, torch.layout)
 _PLAIN_TYPES = (*_PLAIN, torch.memory_format)
+_KEY_TYPES = (int, str, float, bool, type(None))
 _OWN_CODE = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, ops.__file__))
 
 
@@ -39,6 +41,7 @@ class ValueTable:
         self.scope = [""]
         self.failure: CaptureError | None = None
         self._nodes: dict[int, fx.Node] = {}
+        self._reads: set[fx.Node] = set()
         self._alive: list[Any] = []
         self._storages: dict[int, int] = {}
         for path, tensor in model_tensors(root):
@@ -48,6 +51,13 @@ class ValueTable:
         """Let ``node`` stand for ``tensor`` from now on."""
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
+
+    def own(self, tensor: Tensor, path: TensorPath) -> None:
+        """Let a tensor of the model be read by ``path`` from now on: the one by which forward reached it."""
+        if self.owners.get(id(tensor)) != path:
+            self.owners[id(tensor)] = path
+            if self._nodes.get(id(tensor)) in self._reads:
+                del self._nodes[id(tensor)]
 
     def storage(self, tensor: Tensor) -> int:
         """Return the number of the memory that a tensor lies in."""
@@ -74,19 +84,23 @@ class ValueTable:
         if isinstance(value, RecordedInt):
             return value.node
         if isinstance(value, _PLAIN_TYPES):
-            return value
+            return _base_value(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.argument(item) for item in value))
-        if isinstance(value, tuple | list):
+        if isinstance(value, tuple | list | range):
             items = [self.argument(item) for item in value]
             return tuple(items) if isinstance(value, tuple) else items
-        if isinstance(value, dict):
+        if type(value) is dict and all(isinstance(key, _KEY_TYPES) for key in value):
             return {key: self.argument(item) for key, item in value.items()}
+        if type(value) is OrderedDict:
+            pairs = [(self.argument(key), self.argument(item)) for key, item in value.items()]
+            return self.annotate(self.graph.call_function(OrderedDict, (pairs,)), None, ())
         if isinstance(value, slice):
             return slice(*(self.argument(item) for item in (value.start, value.stop, value.step)))
-        if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+        if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):
             return value.item()
-        raise self.fail(f"a torch call takes a {type(value).__qualname__}, which a graph cannot hold")
+        kind = type(value).__qualname__
+        raise self.fail(f"a torch call takes, or forward returns, a {kind}, which a graph cannot hold")
 
     def _read(self, tensor: Tensor) -> fx.Node:
         """Emit the node that reads a tensor of the model, afresh at each run."""
@@ -104,12 +118,25 @@ class ValueTable:
             self.annotate(node, None, ())
         self.annotate(node, tensor, ())
         self.bind(tensor, node)
+        self._reads.add(node)
         return node
 
     def fail(self, sentence: str) -> CaptureError:
         """Return the error to raise, and keep it should the user's code swallow it."""
         self.failure = self.failure or CaptureError(sentence, user_location())
         return self.failure
+
+
+def _base_value(value: Any) -> Any:
+    """Return a number or text without its subclass (numpy's floats, an IntEnum), which code could not spell."""
+    if type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
 
 
 def user_location() -> str:

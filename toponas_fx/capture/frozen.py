@@ -1,0 +1,120 @@
+"""Pictures of Python values that can be compared later: what a recorded run saw, against what is there now."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), range, enum.Enum, torch.dtype, torch.device)
+_BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
+_DEPTH = 6
+_NO_PATHS: Mapping[int, str] = {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Stands for a value that is compared by a description alone: a tensor by its type, a module by its path."""
+
+    text: str
+
+
+MISSING = Kind("missing")
+"""Stands for an attribute that was not there."""
+
+
+class Same:
+    """Stands for a value that nothing is known about: it is equal to itself only."""
+
+    def __init__(self, value: Any) -> None:
+        """Keep the value alive, so that its identity stays its own."""
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        """Compare identities."""
+        return isinstance(other, Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        """Hash by identity."""
+        return id(self.value)
+
+    def __reduce__(self) -> Any:
+        """Pickle as something that nothing is equal to: identities end with the process."""
+        return Kind, (f"what was a {type(self.value).__qualname__} in another process",)
+
+    def __repr__(self) -> str:
+        """Name the type."""
+        return f"a {type(self.value).__qualname__}"
+
+
+def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH) -> Any:
+    """Return a hashable picture of a value: plain data by value, containers and objects by what they hold.
+
+    Tensors show type and place, not numbers: graphs read them afresh. Modules of the tree show their path.
+
+    Args:
+        value: anything.
+        paths: the tree's modules by identity.
+        depth: how many levels of containers are looked into; below, only the type counts.
+    """
+    if isinstance(value, (*_PLAIN, Kind)):
+        return value
+    if isinstance(value, Tensor):
+        return Kind(f"tensor {value.dtype} {tuple(value.shape)} {value.device}")
+    if isinstance(value, nn.Module) and id(value) in paths:
+        return Kind(f"module {paths[id(value)]}")
+    if isinstance(value, _BY_IDENTITY):
+        return Same(value)
+    if depth == 0:
+        return Kind(type(value).__qualname__)
+    parts = _parts(value)
+    if parts is None:
+        return Same(value)
+    if isinstance(value, set | frozenset):
+        return type(value), frozenset(freeze(part, paths, depth - 1) for part in parts)
+    return type(value), tuple(freeze(part, paths, depth - 1) for part in parts)
+
+
+def _parts(value: Any) -> Any:
+    """Return what a value consists of; None where that cannot be told."""
+    if isinstance(value, list | tuple | deque | set | frozenset):
+        return value
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, slice):
+        return value.start, value.stop, value.step
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, random.Random):
+        return (value.getstate(),)
+    if type(value).__module__.split(".")[0] == "numpy":
+        return _parts_of_numpy(value)
+    slots = [name for owner in type(value).__mro__ for name in _names(vars(owner).get("__slots__", ()))]
+    if not slots and not hasattr(value, "__dict__"):
+        return None
+    inside = [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
+    return [*inside, *getattr(value, "__dict__", {}).items()]
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _parts_of_numpy(value: Any) -> Any:
+    """Take apart arrays, scalars and random generators of numpy, which need not be installed."""
+    if hasattr(value, "tobytes"):
+        return str(value.dtype), value.shape, value.tobytes()
+    if hasattr(value, "bit_generator"):
+        return (value.bit_generator.state,)
+    return value.get_state() if hasattr(value, "get_state") else None

@@ -1,0 +1,52 @@
+"""The modules of a tree by path, and a check that the tree still is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from toponas_fx.capture.leaves import is_hooked
+
+
+@dataclass(frozen=True)
+class TreeIndex:
+    """All modules of a tree by path, and the links that make it up.
+
+    Attributes:
+        modules: path to module, the root under the empty path; a tied module under each of its paths.
+        paths: identity of a module to the first of its paths.
+        links: for each module, its table of children and what it held.
+    """
+
+    modules: dict[str, nn.Module]
+    paths: dict[int, str]
+    links: tuple[tuple[dict[str, nn.Module | None], tuple[tuple[str, nn.Module | None], ...]], ...]
+
+    @classmethod
+    def of(cls, root: nn.Module) -> TreeIndex:
+        """Index a tree."""
+        modules = dict(root.named_modules(remove_duplicate=False))
+        paths: dict[int, str] = {}
+        for path, module in modules.items():
+            paths.setdefault(id(module), path)
+        return cls(modules, paths, tuple((m._modules, tuple(m._modules.items())) for m in root.modules()))
+
+    def is_current(self) -> bool:
+        """Tell whether every module still has the same children, in the same order."""
+        return all(tuple(children.items()) == held for children, held in self.links)
+
+    def patched(self) -> dict[str, Any]:
+        """Return the modules below the root that do not simply run their class's forward, by path.
+
+        They carry hooks, or a forward of their own; the value tells which.
+        """
+        return dict(self._patches())
+
+    def _patches(self) -> Iterator[tuple[str, tuple[bool, Callable[..., Any] | None]]]:
+        for path, module in self.modules.items():
+            own = vars(module)
+            if path and ("forward" in own or is_hooked(module)):
+                yield path, (is_hooked(module), own.get("forward"))
