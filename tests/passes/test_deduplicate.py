@@ -1,11 +1,14 @@
 """Deduplicate: equal pure values are computed once; nothing else is."""
 
+import copy
+
 import pytest
 import torch
-from check_pass import Net, check_keeps, check_pass, text_of
 from torch import nn
 from torch.nn import functional as F
 
+import toponas_fx
+from check_pass import Net, check_keeps, check_pass, text_of
 from toponas_fx.passes import Deduplicate
 
 X = torch.linspace(-2, 2, 2 * 4 * 6 * 6).view(2, 4, 6, 6)
@@ -96,7 +99,6 @@ UNEQUAL = {
     "class": (nn.ReLU(), nn.ReLU6()),
     "parameters": (nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)),
     "slopes": (nn.PReLU(), nn.PReLU()),
-    "running statistics": (nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, affine=False)),
 }
 
 
@@ -107,6 +109,28 @@ def test_keeps_differently_stated_modules(modules):
     for module in modules:
         module.eval()
     assert check_keeps(Deduplicate(), net, X) == []
+
+
+def pooled():
+    return nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(4, affine=False))
+
+
+def test_counts_equal_norms_once_and_writes_their_statistics_together():
+    net = Net(both, a=pooled(), b=pooled()).double()
+    fast = toponas_fx.simplify(copy.deepcopy(net), X.double(), passes=(Deduplicate(),))
+    assert text_of(fast.train()).count("BatchNorm2d") == 1
+    assert text_of(fast.eval()).count("BatchNorm2d") == 2, "a checkpoint may set them apart"
+    fast.train()
+    for _ in range(3):
+        torch.testing.assert_close(fast(X.double()), net(X.double()), rtol=1e-12, atol=1e-12)
+    for (name, buffer), (_, expected) in zip(fast.named_buffers(), net.named_buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12, msg=name)
+    assert fast.a[1] is not fast.b[1]
+
+
+def test_keeps_norms_with_unequal_statistics():
+    net = Net(both, a=pooled(), b=pooled())
+    check_keeps(Deduplicate(), net, X, "their running statistics differ")
 
 
 RANDOM = {

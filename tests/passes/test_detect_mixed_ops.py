@@ -4,9 +4,9 @@ import operator
 
 import pytest
 import torch
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of
 from torch import nn
 
+from check_pass import Edge, Net, check_keeps, check_pass, lines_of
 from toponas_fx.passes import DetectMixedOps
 from toponas_fx.tensor_type import TensorType
 

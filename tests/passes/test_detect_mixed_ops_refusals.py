@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from check_pass import Net, check_keeps, check_pass, lines_of
 from torch import nn
 
 import toponas_fx
+from check_pass import Net, check_keeps, check_pass, lines_of
 from toponas_fx.passes import DetectMixedOps
 
 X = torch.linspace(-2, 2, 2 * 4 * 3 * 3).view(2, 4, 3, 3)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of
 from torch import nn
 
+from check_pass import Edge, Net, check_keeps, check_pass, lines_of
 from toponas_fx.passes import DetectMixedOps, DropZeroCandidates
 
 X = torch.linspace(-2, 2, 2 * 4 * 4 * 4).view(2, 4, 4, 4)

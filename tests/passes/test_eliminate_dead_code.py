@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from check_pass import Net, check_keeps, check_pass, prepare, text_of, untouched
 from torch import nn
 from torch.nn import functional as F
 
 import toponas_fx
+from check_pass import Net, check_keeps, check_pass, prepare, text_of, untouched
 from toponas_fx.passes import DetectMixedOps, DropZeroCandidates, EliminateDeadCode
 
 X = torch.linspace(-2, 2, 2 * 4 * 3 * 3).view(2, 4, 3, 3)
@@ -52,19 +52,6 @@ def test_removes_what_other_passes_left_unread():
     net = Net(forward, alphas=nn.Parameter(torch.rand(2)))
     fast, _ = check_pass(EliminateDeadCode(), net, X, prerequisites=(DetectMixedOps(), DropZeroCandidates()))
     assert "relu" not in text_of(fast)
-
-
-def test_parameters_that_nothing_reads_leave():
-    class Unread(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.part = nn.Conv2d(4, 4, 1)
-
-        def forward(self, x):
-            return unread(self, x)
-
-    assert list(toponas_fx.simplify(Unread(), X, passes=(EliminateDeadCode(),)).parameters()) == []
-    assert len(list(toponas_fx.simplify(Unread(), X, passes=()).parameters())) == 2
 
 
 @pytest.mark.parametrize("part", [nn.Conv2d(4, 4, 1), nn.LayerNorm(3), nn.BatchNorm2d(4, track_running_stats=False)])

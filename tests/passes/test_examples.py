@@ -6,9 +6,9 @@ import re
 import textwrap
 
 import pytest
-from check_pass import text_of
 
 import toponas_fx
+from check_pass import text_of
 from toponas_fx import passes
 from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps, ShareModules

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of, text_of
 from torch import nn
 from torch.nn import functional as F
 
+from check_pass import Edge, Net, check_keeps, check_pass, lines_of, text_of
 from toponas_fx.passes import Deduplicate, DetectMixedOps, MergeKernels, NormalizeKernels, ShareModules
 
 X = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))

@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+import toponas_fx
 from check_pass import (
     EXACT,
     UNDONE,
@@ -15,10 +19,6 @@ from check_pass import (
     undecide,
     untouched,
 )
-from torch import nn
-from torch.nn import functional as F
-
-import toponas_fx
 from toponas_fx.errors import PreconditionError
 from toponas_fx.passes import DetectMixedOps, NormalizeKernels, ShareModules
 from toponas_fx.pipeline import run_passes

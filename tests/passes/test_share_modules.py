@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from check_pass import EXACT, Edge, Net, assert_close, check_keeps, check_pass, lines_of, prepare, text_of, untouched
 from torch import nn
 from torch.nn import functional as F
 
 import toponas_fx
+from check_pass import EXACT, Edge, Net, assert_close, check_keeps, check_pass, lines_of, prepare, text_of, untouched
 from toponas_fx.passes import Deduplicate, DetectMixedOps, ShareModules
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
