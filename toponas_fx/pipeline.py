@@ -103,7 +103,8 @@ def _flatten(passes: Passes) -> Iterator[Pass]:
 def _run_pass(
     gm: fx.GraphModule, pass_: Pass, record: PassRecord, interface: Interface, flat: list[Pass], done: list[str]
 ) -> bool:
-    place = f"pass '{pass_.name}' ({flat.index(pass_) + 1} of {len(flat)}), after {done}"
+    number = [id(other) for other in flat].index(id(pass_)) + 1  # by identity: equal passes have places of their own
+    place = f"pass '{pass_.name}' ({number} of {len(flat)}), after {done}"
     count = len(record.changes)
     if not count:
         record.before = graph_costs(gm)
