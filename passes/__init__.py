@@ -33,9 +33,9 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     DropZeroCandidates(),  # before sharing, which would count a zero as a candidate
     Repeat(
         Deduplicate(),  # one value for all candidates' ReLUs first; sharing exposes further equals
-        SharePrefixes(),  # alike starts, before floating would mix them
         FloatModules(),  # stages of unlike depth, before their ends are taken as all there is to share
         ShareModules(),  # alike ends, and then what the shared end reads
+        SharePrefixes(),  # alike starts that no norm follows
         CombineTerms(),  # a stage that ends several candidates is one term
     ),
     NormalizeKernels(),  # once it is known which norms are shared, and while each kernel is still its own

@@ -2,12 +2,30 @@
 
 Before::
 
-    %5 = mixed_sum([%3, %3, %4], [%0, %1, %2], (0, 0, 0))
+    %0 = input x
+    %1 = relu(%0)
+    %2 = tanh(%0)
+    %3 = attr alphas
+    %4 = .unbind(%3, 0)
+    %5 = getitem(%4, 0)
+    %6 = getitem(%4, 1)
+    %7 = getitem(%4, 2)
+    %8 = mixed_sum([%1, %1, %2], [%5, %6, %7], (0, 0, 0))
+    return %8
 
 After::
 
-    %5 = add(%0, %1)
-    %6 = mixed_sum([%3, %4], [%5, %2], (0, 0))
+    %0 = input x
+    %1 = relu(%0)
+    %2 = tanh(%0)
+    %3 = attr alphas
+    %4 = .unbind(%3, 0)
+    %5 = getitem(%4, 0)
+    %6 = getitem(%4, 1)
+    %7 = getitem(%4, 2)
+    %8 = add(%5, %6)
+    %9 = mixed_sum([%1, %2], [%8, %7], (0, 0))
+    return %9
 
 ``w_1 t + w_2 t = (w_1 + w_2) t``. All shares of one float group add up to 1 by definition, so they leave the term bare.
 
@@ -117,7 +135,7 @@ def example() -> tuple[nn.Module, Tensor]:
 
         def forward(self, x: Tensor) -> Tensor:
             y = torch.relu(x)
-            total: Any = sum(w * t for w, t in zip(self.alphas, (y, y, torch.tanh(x)), strict=True))
+            total: Tensor = sum(w * t for w, t in zip(self.alphas, (y, y, torch.tanh(x)), strict=True))
             return total
 
     return Example(), torch.ones(1, 2)

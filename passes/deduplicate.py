@@ -17,10 +17,13 @@ After::
 
 Two nodes are equal where they call the same function with equal arguments, or modules of equal configuration without
 parameters (or one and the same module). ReLU, pooling and reads of one row of weights are what supernets repeat most.
+A ``BatchNorm(affine=False)`` in training is equal to another with equal statistics on the same input; the modules stay
+apart, but what one counted is written to the other's statistics, so that the user's own forward finds them right.
 
 Refuses:
 
-1. random, in-place or differently-stated modules: they are not equal, or not pure;
+1. random, in-place or differently-stated modules: they are not equal, or not pure; norms in eval mode, whose
+   statistics a checkpoint may set apart;
 2. values whose memory, or whose inputs' memory, is written in place.
 """
 
@@ -33,9 +36,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from toponas_fx import ops
 from toponas_fx.memory import written_in_place
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
-from toponas_fx.purity import is_pure
+from toponas_fx.purity import is_counting_norm, is_pure
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.signatures import signature
 
@@ -45,10 +49,11 @@ class EqualNodes:
     """Nodes that compute one value; the first stays."""
 
     nodes: Sequence[fx.Node]
+    kind: str
 
     def describe(self) -> str:
-        """Say how often the value was computed."""
-        return f"computed once instead of {len(self.nodes)} times"
+        """Say what was computed how often."""
+        return f"{self.kind} computed once instead of {len(self.nodes)} times"
 
 
 @dataclass(frozen=True)
@@ -72,22 +77,32 @@ class Deduplicate(Pass):
             twin = first.setdefault(key, node)
             if twin is node:
                 continue
-            if not (is_pure(gm, node) and is_pure(gm, twin)):
+            if not (is_pure(gm, node) and is_pure(gm, twin)) and not _count_alike(gm, node, twin):
                 if "type" in node.meta:
-                    refusals.append(Refusal((node, twin), "it draws at random, writes in place or has effects"))
+                    refusals.append(Refusal((node, twin), _why_not_pure(gm, node)))
                 continue
             if _touches(node, written) or _touches(twin, written):
                 refusals.append(Refusal((node, twin), "its memory, or what it reads, is written in place"))
                 continue
             stands_for[node] = twin
             groups.setdefault(twin, [twin]).append(node)
-        return Plan(tuple(EqualNodes(tuple(nodes)) for nodes in groups.values()), tuple(refusals))
+        return Plan(tuple(EqualNodes(tuple(nodes), _kind(gm, nodes[0])) for nodes in groups.values()), tuple(refusals))
 
     def apply(self, match: EqualNodes, rewriter: Rewriter) -> None:
         """Let all readers read the first node."""
         first, *rest = match.nodes
+        if _is_counting_norm(rewriter.gm, first):
+            with rewriter.after(first, *match.nodes):
+                kept, *twins = [rewriter.read(str(node.target)) for node in match.nodes]
+                rewriter.call_function(ops.copy_statistics, (first, kept, twins))
         for node in rest:
             rewriter.replace(node, first)
+
+
+def _kind(gm: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return type(gm.get_submodule(str(node.target))).__name__
+    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
 
 
 def _key(gm: fx.GraphModule, node: fx.Node, stands_for: dict[fx.Node, fx.Node]) -> Any:
@@ -98,13 +113,32 @@ def _key(gm: fx.GraphModule, node: fx.Node, stands_for: dict[fx.Node, fx.Node]) 
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
         owns = next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
-        target = id(module) if owns else signature(module)
+        target = id(module) if owns and not is_counting_norm(module) else signature(module)
 
     def stand_in(value: fx.Node) -> fx.Node:
         return stands_for.get(value, value)
 
     arguments = fx.node.map_arg((node.args, dict(node.kwargs)), stand_in)
     return node.op, target, _comparable(arguments), node.meta.get("grad", True)
+
+
+def _is_counting_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and is_counting_norm(gm.get_submodule(str(node.target)))
+
+
+def _count_alike(gm: fx.GraphModule, node: fx.Node, twin: fx.Node) -> bool:
+    """Tell whether two nodes call different norms that count the same from equal statistics."""
+    if node.target == twin.target or not (_is_counting_norm(gm, node) and _is_counting_norm(gm, twin)):
+        return False
+    modules = [gm.get_submodule(str(call.target)) for call in (node, twin)]
+    pairs = zip(*(module.buffers() for module in modules), strict=True)
+    return modules[0] is not modules[1] and all(torch.equal(*pair) for pair in pairs)
+
+
+def _why_not_pure(gm: fx.GraphModule, node: fx.Node) -> str:
+    if _is_counting_norm(gm, node):
+        return "their running statistics differ"
+    return "it draws at random, writes in place or has effects"
 
 
 def _comparable(value: Any) -> Any:

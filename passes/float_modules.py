@@ -2,20 +2,43 @@
 
 Before::
 
-    %2 = BatchNorm2d[short](%1)
-    %4 = BatchNorm2d[long.1](%3)
-    %5 = ReLU[long.2](%4)
-    %8 = mixed_sum([%2, %7], [%a, %b], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = .unbind(%1, 0)
+    %3 = getitem(%2, 0)
+    %4 = getitem(%2, 1)
+    %5 = Conv2d[ops.0.0](%0)
+    %6 = BatchNorm2d[ops.0.1](%5)
+    %7 = Conv2d[ops.1.0](%0)
+    %8 = BatchNorm2d[ops.1.1](%7)
+    %9 = ReLU[ops.1.2](%8)
+    %10 = Conv2d[ops.1.3](%9)
+    %11 = BatchNorm2d[ops.1.4](%10)
+    %12 = mixed_sum([%6, %11], [%3, %4], (0, 0))
+    return %12
 
 After::
 
-    %4 = mixed_sum([%1, %3], [p_a, p_b], (0, 0))
-    %5 = BatchNorm2d[short](%4)
-    %6 = ReLU[long.2](%5)
-    %9 = mixed_sum([%5, %8], [%a, %b], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = .unbind(%1, 0)
+    %3 = getitem(%2, 0)
+    %4 = getitem(%2, 1)
+    %5 = Conv2d[ops.0.0](%0)
+    %6 = Conv2d[ops.1.0](%0)
+    %7 = group_shares([%3, %4])
+    %8 = getitem(%7, 0)
+    %9 = getitem(%7, 1)
+    %10 = mixed_sum([%5, %6], [%8, %9], (0, 0))
+    %11 = BatchNorm2d[ops.0.1](%10)
+    %12 = ReLU[ops.1.2](%11)
+    %13 = Conv2d[ops.1.3](%12)
+    %14 = BatchNorm2d[ops.1.4](%13)
+    %15 = mixed_sum([%11, %14], [%3, %4], (0, 0))
+    return %15
 
-A stage ends in a norm. With ``v_i = g_i(u_i)`` the stages at one place in candidates i of one mixture, the g_i alike and
-each ``u_i`` linear in a kernel of its own, all v_i become one ``g(sum_i p_i u_i)`` with ``p_i = |w_i| / sum_j |w_j|``
+A stage ends in a norm. With ``v_i = g_i(u_i)`` the stages at one place in candidates i of one mixture, the g_i alike
+and each ``u_i`` linear in a kernel of its own, all v_i become one ``g(sum_i p_i u_i)``, ``p_i = |w_i| / sum_j |w_j|``
 (TopoNAS, arXiv 2408.01311, floating module sharing; the formula is this project's). The kernels carry the shares, the
 outer weights keep the signs. At every one-hot weight vector the chosen candidate meets what it had, its norms tied.
 
@@ -206,12 +229,11 @@ def example() -> tuple[nn.Module, Tensor]:
         def __init__(self) -> None:
             super().__init__()
             self.alphas = nn.Parameter(torch.ones(2))
-            self.ops = nn.ModuleList(
-                [nn.Sequential(*stage(1)), nn.Sequential(*stage(3), nn.ReLU(), nn.Conv2d(2, 2, 5, padding=2))]
-            )
+            short, long = nn.Sequential(*stage(1)), nn.Sequential(*stage(3), nn.ReLU(), *stage(1))
+            self.ops = nn.ModuleList([short, long])
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

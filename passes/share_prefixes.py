@@ -2,18 +2,30 @@
 
 Before::
 
-    %1 = Conv2d[a.0](%0)
-    %2 = relu(%1)
-    %3 = Conv2d[b.0](%0)
-    %4 = tanh(%3)
-    %5 = mixed_sum([%2, %4], [%w, %v], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = .unbind(%1, 0)
+    %3 = getitem(%2, 0)
+    %4 = getitem(%2, 1)
+    %5 = Conv2d[ops.0.0](%0)
+    %6 = ReLU[ops.0.1](%5)
+    %7 = Conv2d[ops.1.0](%0)
+    %8 = Tanh[ops.1.1](%7)
+    %9 = mixed_sum([%6, %8], [%3, %4], (0, 0))
+    return %9
 
 After::
 
-    %1 = Conv2d[a.0](%0)
-    %2 = relu(%1)
-    %3 = tanh(%1)
-    %4 = mixed_sum([%2, %3], [%w, %v], (0, 0))
+    %0 = input x
+    %1 = attr alphas
+    %2 = .unbind(%1, 0)
+    %3 = getitem(%2, 0)
+    %4 = getitem(%2, 1)
+    %5 = Conv2d[ops.0.0](%0)
+    %6 = ReLU[ops.0.1](%5)
+    %7 = Tanh[ops.1.1](%5)
+    %8 = mixed_sum([%6, %7], [%3, %4], (0, 0))
+    return %8
 
 The modules are tied, so that what they compute is one value (TopoNAS, arXiv 2408.01311, partial module sharing, at the
 candidates' starts). No weight is involved: at any weights this is the user's forward on the tied tree.
@@ -116,7 +128,7 @@ def example() -> tuple[nn.Module, Tensor]:
             )
 
         def forward(self, x: Tensor) -> Tensor:
-            total: Any = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
+            total: Tensor = sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=True))
             return total
 
     return Example(), torch.ones(1, 2, 4, 4)

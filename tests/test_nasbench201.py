@@ -17,7 +17,6 @@ from supernets.nasbench201 import NASBench201Supernet
 from toponas_fx.costs import graph_costs, saved_bytes
 from toponas_fx.ops import mixed_sum
 
-
 EDGES, CANDIDATES = 6, 5
 X = (4, 3, 8, 8)
 

@@ -17,6 +17,8 @@ MAX_CAPTURES = 8
 """Captures that any kind of call may cost at first."""
 RUNS_PER_CAPTURE = 20
 """One more may follow for so many runs of programs: a temperature that is set anew every epoch is worth it."""
+COST_OF_KNOWN = 0.25
+"""What a capture counts that took a path known already, for another size of the inputs say."""
 MAX_PROGRAMS = 16
 """Programs kept, those that ran last."""
 
@@ -27,10 +29,11 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
     Returns:
         A program for the call; None where the user's forward runs as written, with the reason in ``state.as_written``.
     """
-    count = state.captures[call.fixed] = state.captures.get(call.fixed, 0) + 1
-    if count > MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
-        _leave_as_written(state, call, f"what it computes keeps changing: {count - 1} captures did not cover it")
+    spent = state.captures.get(call.fixed, 0.0)
+    if spent + 1 > MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
+        _leave_as_written(state, call, "what it computes keeps changing, and each change costs a capture")
         return None
+    state.captures[call.fixed] = spent + 1
     try:
         captured = capture(fast, MethodType(state.user_forward, fast), args, kwargs)
     except CaptureError as error:
@@ -38,6 +41,7 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
         return None
     known = _same_path(fast, state, captured, call)
     if known is not None:
+        state.captures[call.fixed] = spent + COST_OF_KNOWN
         known.extend(call, captured.guards)
         return known
     program, _ = build_program(fast, state, captured, call)

@@ -12,6 +12,8 @@ from torch import fx
 
 from toponas_fx import ops
 
+_SIZES = ("size", "numel")
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -69,19 +71,23 @@ def edge_numbers(
         n edge numbers, from 0 in order of appearance.
     """
     numbers: dict[Any, int] = {}
-    rows = [tuple(row_of(factor) for factor in nodes) for nodes in factors]
-    sources = [source_of(term, inside) if isinstance(term, fx.Node) else None for term in terms]
+    rows = [tuple(row for row in map(row_of, nodes) if row is not None) for nodes in factors]
+    others = {term for term in terms if isinstance(term, fx.Node)}
+    sources = [source_of(term, inside, others) if isinstance(term, fx.Node) else None for term in terms]
     known = {row: source for row, source in zip(rows, sources, strict=True) if source is not None}
     keys = [(row, known.get(row) if source is None else source) for row, source in zip(rows, sources, strict=True)]
     return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
 
 
 def row_of(weight: fx.Node) -> Any:
-    """Return a key for the row that a scalar weight is an element of; equal keys are the same row of one tensor."""
+    """Return a key for the row that a scalar weight is an element of; equal keys are the same row of one tensor.
+
+    None for a weight that is no element of anything: a tensor of its own, or the result of a computation.
+    """
     while _is_reshape(weight):
         weight = weight.args[0]  # type: ignore[assignment]
     if weight.target is not operator.getitem and weight.target != "select":
-        return weight
+        return None
     *parents, index = _structure(weight)
     if isinstance(index, tuple):
         return (*parents, index[:-1])
@@ -93,28 +99,34 @@ def _structure(node: fx.Node) -> tuple[Any, ...]:
     if _is_reshape(node) or node.target in ("unbind", "detach"):
         return _structure(node.args[0])  # type: ignore[arg-type]
     if node.target is operator.getitem:
-        index = node.args[1]
-        return (*_structure(node.args[0]), index if isinstance(index, int | tuple) else str(index))  # type: ignore[arg-type]
+        return (*_structure(node.args[0]), _hashable(node.args[1]))  # type: ignore[arg-type]
     if node.target == "select":
-        return (*_structure(node.args[0]), node.args[1:])  # type: ignore[arg-type]
+        return (*_structure(node.args[0]), _hashable(node.args[1:]))  # type: ignore[arg-type]
     return (node,)
+
+
+def _hashable(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(map(_hashable, index))
+    return index if isinstance(index, int | fx.Node) else str(index)
 
 
 def _is_reshape(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in ("view", "reshape", "squeeze", "contiguous", "unsqueeze")
 
 
-def source_of(term: fx.Node, inside: Collection[fx.Node]) -> Any:
+def source_of(term: fx.Node, inside: Collection[fx.Node], terms: Collection[fx.Node] = ()) -> Any:
     """Return the tensor that a candidate reads: what lies above the nodes that serve nothing but this term.
 
     Args:
         term: the candidate's last node.
         inside: the nodes of the sum that it is a term of.
+        terms: all terms of the sum; a candidate that reads another one reads it as its input.
 
     Returns:
         A node; a tuple of nodes where there are several; None where the candidate reads no tensor computed before.
     """
-    _, boundary = _split_above(term, inside)
+    _, boundary = _split_above(term, inside, terms)
     values = [node for node in boundary if node.op != "get_attr" and "type" in node.meta and node.meta["type"].shape]
     if len(values) == 1:
         return values[0]
@@ -123,11 +135,14 @@ def source_of(term: fx.Node, inside: Collection[fx.Node]) -> Any:
 
 def candidate_nodes(term: fx.Node, sum_node: fx.Node) -> list[fx.Node]:
     """Return the nodes that serve nothing but one term of a sum, in the graph's order."""
-    region, _ = _split_above(term, {sum_node})
-    return region
+    terms = {other for other in sum_node.args[0] if isinstance(other, fx.Node)}  # type: ignore[union-attr]
+    own, _ = _split_above(term, {sum_node}, terms)
+    return own
 
 
-def _split_above(term: fx.Node, inside: Collection[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+def _split_above(
+    term: fx.Node, inside: Collection[fx.Node], terms: Collection[fx.Node]
+) -> tuple[list[fx.Node], list[fx.Node]]:
     """Split what lies above a term into the nodes that only it needs and those just above them."""
     region = set(inside)
     own: list[fx.Node] = []
@@ -136,13 +151,14 @@ def _split_above(term: fx.Node, inside: Collection[fx.Node]) -> tuple[list[fx.No
     seen = {term}
     while queue:
         node = heapq.heappop(queue).node
-        if node.op == "placeholder" or not all(user in region for user in node.users):
+        is_other_term = node is not term and node in terms
+        if node.op == "placeholder" or is_other_term or not all(user in region for user in node.users):
             boundary.append(node)
             continue
         region.add(node)
         own.append(node)
         for parent in node.all_input_nodes:
-            if parent not in seen:
+            if parent not in seen and parent.target not in _SIZES:
                 seen.add(parent)
                 heapq.heappush(queue, _Latest(parent))
     return own[::-1], boundary

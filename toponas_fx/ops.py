@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import Module
 from torch.nn import functional as F
 
 from toponas_fx.errors import GuardFailure
@@ -184,6 +185,20 @@ def merge_biases(biases: Sequence[Tensor], weights: Sequence[Tensor | float]) ->
         total = bias * weight if total is None else total + bias * weight
     result: Tensor = total
     return result
+
+
+def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> None:
+    """Write the running statistics of a norm to others that would have counted the same.
+
+    Args:
+        after: what the norm computed; it counts before this runs.
+        kept: the norm that ran.
+        twins: those that did not.
+    """
+    with torch.no_grad():
+        sources = list(kept.buffers())
+        for twin in twins:
+            torch._foreach_copy_(list(twin.buffers()), sources)
 
 
 def guard(value: Any, expected: Any) -> None:

@@ -39,7 +39,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return is_pure_module(gm.get_submodule(str(node.target)))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name in _RANDOM or name in _EFFECTS or node.target is ops.guard:
+    if name in _RANDOM or name in _EFFECTS or node.target in (ops.guard, ops.copy_statistics):
         return False
     if node.op == "call_method":
         return not name.endswith("_") or name.endswith("__")
@@ -55,6 +55,13 @@ def is_pure_module(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return not (module.training and module.track_running_stats)
     return type(module).__module__ in _PURE_MODULES or isinstance(module, _STATELESS_NORMS)
+
+
+def is_counting_norm(module: nn.Module) -> bool:
+    """Tell whether a module is a BatchNorm in training mode whose only effect is on running statistics of its own."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm) or is_hooked(module):
+        return False
+    return module.training and module.track_running_stats and next(module.parameters(), None) is None
 
 
 def is_hooked(module: nn.Module) -> bool:

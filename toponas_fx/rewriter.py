@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import fx
@@ -36,6 +36,10 @@ class Rewriter:
         with self.gm.graph.inserting_before(anchor):
             yield
         self._origins = outer
+
+    def after(self, anchor: fx.Node, *origins: fx.Node) -> AbstractContextManager[None]:
+        """Insert new nodes right after ``anchor``; they stem from ``origins``."""
+        return self.before(anchor.next, *origins)
 
     def call_function(
         self, target: Callable[..., Any], args: tuple[Any, ...], *, type: TensorType | None = None, **kwargs: Any

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.assembly import assemble, retire
-from toponas_fx.capture import capture
+from toponas_fx.capture import capture, no_trace
 from toponas_fx.capture.inputs import as_inputs, infer_inputs
 from toponas_fx.capture.owners import TensorPath, walk_value
 from toponas_fx.compiler import build_program
@@ -87,11 +87,13 @@ def simplify(
         fast.eval()
         _compile_first(fast, inputs, example_inputs is None)
         fast.train()
-        notes = _notes(model, fast)
+        reasons = fast._toponas.as_written.values()
+        notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes]
         if raw is not None:
             retire(fast, _unread_parameters(fast))
             after = graph_costs(fast)
-            before, after = _measured(before, fast.reference, model, inputs), _measured(after, fast, fast, inputs)
+            with no_trace(fast):
+                before, after = _measured(before, fast.reference, model, inputs), _measured(after, fast, fast, inputs)
     finally:
         for module in fast.modules():
             module.training = training.get(module, fast.training)
@@ -128,15 +130,16 @@ def _compile_first(
     state.working = captured.graph
     raw = graph_costs(fast)
     state.working = None
-    observe = _keep_topology if fast.training else None
-    program, records = build_program(fast, state, captured, call, observe)
+
+    def keep_detected(pass_: Pass, gm: fx.GraphModule) -> None:
+        """Look at the mixtures as the user wrote them, before anything is dropped or shared."""
+        if isinstance(pass_, DetectMixedOps):
+            state.topology = build_topology(gm)
+            state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
+
+    program, records = build_program(fast, state, captured, call, keep_detected if fast.training else None)
     state.programs.append(program)
     return raw, records
-
-
-def _keep_topology(pass_: Pass, gm: fx.GraphModule) -> None:
-    if isinstance(pass_, DetectMixedOps):
-        vars(gm)["_toponas"].topology = build_topology(gm)
 
 
 def _checked_passes(
@@ -209,18 +212,10 @@ def _attribute(fast: nn.Module, path: str) -> Any:
     return getattr(fast.get_submodule(owner), name)
 
 
-def _notes(model: nn.Module, fast: SimplifiedModule) -> list[str]:
-    state = fast._toponas
-    notes = [f"runs as its user wrote it: {reason}" for reason in state.as_written.values()]
-    if state.programs:
-        entered = {path for program in state.programs for path in program.entered}
-        notes += unused_notes(model, sorted(entered), fast) if any(mixtures(fast.graph)) else []
-    return notes
-
-
 def _measured(costs: Costs, call: Any, model: Any, inputs: tuple[Any, ...]) -> Costs:
-    plain = [tensor for tensor in model.parameters()]
-    return dataclasses.replace(costs, flops=flops(call, *inputs), saved_bytes=saved_bytes(call, *inputs, exclude=plain))
+    first, second = (pytree.tree_map_only(Tensor, torch.clone, inputs) for _ in range(2))  # forward may write to them
+    saved = saved_bytes(call, *second, exclude=list(model.parameters()))
+    return dataclasses.replace(costs, flops=flops(call, *first), saved_bytes=saved)
 
 
 def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:

@@ -25,13 +25,14 @@ class State:
         sharing: what was decided.
         programs: compiled graphs, for the training and the evaluation capture and any later one.
         as_written: for the fixed part of a call's key, why the user's forward runs as written.
-        captures: for the same, how many captures were made.
+        captures: for the same, how many captures were made; those of a known path count less.
         runs: how often a program ran.
         removed: parameters that no run reads, by path; they left ``parameters()``.
         working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
         report: the report.
         topology: the topology found in the training capture.
+        notes: what that capture found unused.
         example: the example inputs, without their memory.
         simplify_like: simplifies a model of another structure with this one's options.
         index: the tree as last seen.
@@ -44,13 +45,14 @@ class State:
     sharing: Sharing = field(default_factory=Sharing)
     programs: list[Program] = field(default_factory=list)
     as_written: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    captures: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    captures: dict[tuple[Any, ...], float] = field(default_factory=dict)
     runs: int = 0
     removed: dict[str, Tensor] = field(default_factory=dict)
     working: fx.Graph | None = None
     shares_graphs: bool = False
     report: Any = None
     topology: Any = None
+    notes: list[str] = field(default_factory=list)
     example: Any = None
     simplify_like: Callable[[Any, nn.Module], Any] = field(init=False)
     index: TreeIndex | None = None

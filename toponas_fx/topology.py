@@ -6,7 +6,8 @@ An analysis over the normal form: it reads ``mixed_sum`` nodes, before or after 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import networkx as nx
@@ -17,17 +18,18 @@ from toponas_fx import ops
 from toponas_fx.linear_ops import linear_op
 from toponas_fx.mixtures import Mixture, is_mixed_sum, mixtures
 
-_INPUTS, _EXIT = "inputs", "exit"
-_CONSTANT = "constant"
+_INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
 _NO_DATA = ("size", "numel", "dim", ops.guard)
-_TRANSPARENT = ("unbind", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", torch.reshape)
+_SLIDING = ("torch.nn.modules.conv", "torch.nn.modules.pooling")
+RESHAPES = ("unbind", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", torch.reshape)
+"""Calls that a weight may go through and still be the same element."""
 
 
 def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     """Return the values and candidates of a model in which mixed sums were detected.
 
     Graph nodes are the results of mixed sums and the values that their candidates start from, keyed by the name of
-    the fx node (``"inputs"`` where candidates start from several inputs, ``"constant"`` for bare numbers), with the
+    the fx node (``"inputs"`` where candidates start from several inputs, ``"constant"`` where from none), with the
     attributes ``type``, such as ``f32[2,4,8,8]``, and ``op``.
 
     An edge of ``kind="candidate"`` leads from the value that a candidate reads to its mixed sum: ``mixture`` (the edge
@@ -37,40 +39,47 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     it was made from). An edge of ``kind="plain"`` connects a value with one that is computed from it otherwise;
     ``between`` is the number of fx nodes in between.
     """
-    flow = _Flow(gm.graph)
     found = list(mixtures(gm.graph))
+    flow = _Flow(gm.graph, found)
     sources = _find_sources(flow, found)
     graph = nx.MultiDiGraph()
     for mixture, source in zip(found, sources, strict=True):
         _add_value(graph, gm, mixture.node)
         for position, term, weight in zip(mixture.positions, mixture.terms, mixture.weights, strict=True):
-            start = source if not isinstance(term, fx.Node) or term in flow.data else term
-            key = _add_value(graph, gm, start)
-            candidate = _candidate(gm, flow.between(start, term))
-            place = {"kind": "candidate", "mixture": mixture.edge, "position": position}
-            if candidate["ops"] == ("identity",) and not isinstance(term, fx.Node):
-                candidate["ops"] = ("zero",) if term == 0 else (_CONSTANT,)
-            graph.add_edge(key, mixture.node.name, **place, **candidate, weight=_weight_text(weight))
+            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": _weight_text(weight)}
+            start = _add_value(graph, gm, source)
+            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, flow.between(source, term)))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
     return graph
 
 
 class _Flow:
-    """The flow of data from inputs to outputs: without what only reads parameters, weights of sums, and sizes."""
+    """The flow of data from inputs to outputs: without what only reads parameters, weights of sums, and sizes.
 
-    def __init__(self, graph: fx.Graph) -> None:
+    Data reaches a mixed sum through a point of its own for each mixture, ``(node, edge)``.
+    """
+
+    def __init__(self, graph: fx.Graph, found: list[Mixture]) -> None:
         """Order the nodes of a graph and find their dominators and post-dominators."""
-        self.order: dict[Any, int] = {node: index for index, node in enumerate(graph.nodes)}
+        self.order: dict[Any, float] = {node: index for index, node in enumerate(graph.nodes)}
         self.data = nx.DiGraph()
         self.data.add_nodes_from([_INPUTS, _EXIT])
+        own: dict[fx.Node, list[Mixture]] = {mixture.node: [] for mixture in found}
+        for mixture in found:
+            own[mixture.node].append(mixture)
         for node in graph.nodes:
-            parents = [_INPUTS] if node.op == "placeholder" else [p for p in _read_by(node) if p in self.data]
-            self.data.add_edges_from((parent, node) for parent in parents)
+            for mixture in own.get(node, ()):
+                self.order[node, mixture.edge] = self.order[node] - 0.5
+                self._add((node, mixture.edge), mixture.terms)
+            self._add(node, [(node, mixture.edge) for mixture in own[node]] if node in own else _read_by(node))
         ends = [node for node, degree in self.data.out_degree if degree == 0 and node != _EXIT]
-        self.data.add_edges_from((end, _EXIT) for end in ends)
+        self._add(_EXIT, ends)
         self.above: dict[Any, Any] = nx.immediate_dominators(self.data, _INPUTS)
         self.below: dict[Any, Any] = nx.immediate_dominators(self.data.reverse(copy=False), _EXIT)
         self.order.update({_INPUTS: -1, _EXIT: len(self.order)})
+
+    def _add(self, value: Any, parents: Iterable[Any]) -> None:
+        self.data.add_edges_from((parent, value) for parent in parents if parent in self.data)
 
     def common_dominator(self, nodes: Iterable[fx.Node]) -> Any:
         """Return the nearest value that every path from the inputs to any of the nodes goes through."""
@@ -85,24 +94,27 @@ class _Flow:
                     found = self.above[found]
         return found
 
-    def up(self, node: Any) -> Any:
-        """Return the nearest dominator above; the node itself where mixtures lie between."""
-        dominator = self.above[node]
-        inside = [part for part in self.between(dominator, node) if part is not node]
-        return node if dominator == _INPUTS or any(is_mixed_sum(part) for part in inside) else dominator
+    def climb(self, value: Any, is_part: Callable[[fx.Node], bool]) -> Any:
+        """Return the nearest dominator that is an input, a mixture or no part; none that has mixtures below it."""
+        while isinstance(value, fx.Node) and value.op != "placeholder" and not is_mixed_sum(value) and is_part(value):
+            higher = self.above[value]
+            if higher == _INPUTS or any(is_mixed_sum(node) for node in self.between(higher, value)):
+                break
+            value = higher
+        return value
 
-    def serves_only(self, node: Any, end: fx.Node) -> bool:
+    def serves_only(self, node: Any, end: Any) -> bool:
         """Tell whether all that is computed from a node goes into ``end``, which then post-dominates it."""
         while self.order[node] < self.order[end]:
             node = self.below[node]
-        return node is end
+        return bool(node == end)
 
     def between(self, source: Any, term: Any) -> list[fx.Node]:
         """Return the nodes on the paths from a value, exclusive, to a term, inclusive, in order."""
-        if term is source or not isinstance(term, fx.Node):
-            return []
+        if term is source or term not in self.data:
+            return [term] if isinstance(term, fx.Node) and term is not source else []
         region = self.upstream(term, {source})
-        return sorted((node for node in region if node is not source), key=self.order.__getitem__)
+        return sorted((node for node in region - {source} if isinstance(node, fx.Node)), key=self.order.__getitem__)
 
     def upstream(self, node: fx.Node, boundary: set[Any]) -> set[Any]:
         """Return a node and all that it is computed from, up to a boundary, inclusive."""
@@ -115,11 +127,10 @@ class _Flow:
         return seen
 
 
-def _read_by(node: fx.Node) -> Iterator[fx.Node]:
-    if node.target in _NO_DATA:
-        return
-    terms: Any = node.args[0] if is_mixed_sum(node) else node.all_input_nodes
-    yield from (term for term in terms if isinstance(term, fx.Node))
+def _read_by(node: fx.Node) -> list[Any]:
+    if node.op == "placeholder":
+        return [_INPUTS]
+    return [] if node.target in _NO_DATA else list(node.all_input_nodes)
 
 
 def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
@@ -129,63 +140,40 @@ def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
     is the end of one, and what candidates' modules compute may have been shared by several, across mixtures too.
     """
     nearest = [_nearest_source(flow, mixture) for mixture in found]
-    scopes = {
-        scope
-        for mixture, source in zip(found, nearest, strict=True)
-        if source != _CONSTANT
-        for scope in _candidate_scopes(flow, mixture, source)
-    }
+    pairs = list(zip(found, nearest, strict=True))
+    scopes = {scope for mixture, source in pairs for scope in _candidate_scopes(flow, mixture, source)}
     sources: list[Any] = []
-    for mixture, source in zip(found, nearest, strict=True):
-        home = _home(mixture)
-        outer = {scope for scope in scopes if not _is_under(home, scope)}
-        while _is_inner(source) and any(_is_under(_place(source), scope) for scope in outer):
-            higher = flow.up(source)
-            if higher is source:
-                break
-            source = higher
-        sources.append(source)
+    for mixture, source in pairs:
+        outer = [scope for scope in scopes if not _is_under(_home(mixture), scope)]
+
+        def is_part(value: fx.Node, outer: list[str] = outer) -> bool:
+            return any(_is_under(_place(value), scope) for scope in outer)
+
+        sources.append(flow.climb(source, is_part))
     return sources
 
 
 def _nearest_source(flow: _Flow, mixture: Mixture) -> Any:
-    terms = dict.fromkeys(term for term in mixture.terms if isinstance(term, fx.Node) and term in flow.data)
+    terms = dict.fromkeys(term for term in mixture.terms if term in flow.data)
     if not terms:
         return _CONSTANT
-    source = flow.common_dominator(terms)
+    source, home = flow.common_dominator(terms), _home(mixture)
     if source not in terms:
         return source
-    home = _home(mixture)
-    branches = {_branch(term, home) for term in terms if len(terms) == 1 or term is not source}
-    while _is_inner(source) and flow.serves_only(source, mixture.node) and _branch(source, home) in branches:
-        higher = flow.up(source)
-        if higher is source:
-            break
-        source = higher
-    return source
+    others = {_branch(term, home) for term in terms if term is not source} - {""}
+    branches = {_branch(source, home)} if len(terms) == 1 else others
+    end = mixture.node, mixture.edge
+    return flow.climb(source, lambda value: _branch(value, home) in branches and flow.serves_only(value, end))
 
 
 def _candidate_scopes(flow: _Flow, mixture: Mixture, source: Any) -> list[str]:
     """Return, for each candidate with nodes of its own, the innermost module that they all run in or are."""
-    chains = {term: set(flow.between(source, term)) for term in mixture.terms if term in flow.data}
-    scopes: list[str] = []
-    for term, chain in chains.items():
-        own = chain.difference(*(other for key, other in chains.items() if key is not term))
-        if own:
-            scopes.append(_common_path([_place(node) for node in own]))
-    home = _home(mixture)
-    return [
-        scope
-        for scope in scopes
-        if scope != home
-        and _is_under(scope, home)
-        and sum(_is_under(scope, other) or _is_under(other, scope) for other in scopes) == 1
-    ]
-
-
-def _is_inner(value: Any) -> bool:
-    """Tell whether a value may be a part of a candidate."""
-    return isinstance(value, fx.Node) and value.op != "placeholder" and not is_mixed_sum(value)
+    chains = {term: flow.between(source, term) for term in mixture.terms if term in flow.data}
+    counts = Counter(node for chain in chains.values() for node in chain)
+    owned = [[_place(node) for node in chain if counts[node] == 1] for chain in chains.values()]
+    scopes = [common_path(places) for places in owned if places]
+    inside = [scope for scope in scopes if scope != _home(mixture) and _is_under(scope, _home(mixture))]
+    return [s for s in inside if sum(_is_under(s, other) or _is_under(other, s) for other in scopes) == 1]
 
 
 def _home(mixture: Mixture) -> str:
@@ -197,22 +185,20 @@ def _place(node: fx.Node) -> str:
     return str(node.target if node.op == "call_module" else node.meta.get("scope", ""))
 
 
-def _branch(node: fx.Node, home: str) -> str | None:
-    """Return the first name below ``home`` on the way to where a node runs; None where it runs elsewhere."""
+def _branch(node: fx.Node, home: str) -> str:
+    """Return the first name below ``home`` on the way to where a node runs; empty where it runs elsewhere."""
     place = _place(node)
-    if place == home or not _is_under(place, home):
-        return None
-    return place[len(home) :].lstrip(".").split(".")[0]
+    return place[len(home) :].lstrip(".").split(".")[0] if _is_under(place, home) else ""
 
 
 def _is_under(path: str, root: str) -> bool:
     return not root or path == root or path.startswith(root + ".")
 
 
-def _common_path(paths: Iterable[str]) -> str:
-    levels = zip(*(path.split(".") for path in paths), strict=False)
+def common_path(paths: Iterable[str]) -> str:
+    """Return the innermost module path that leads to all of the paths; empty for the root."""
     common: list[str] = []
-    for level in levels:
+    for level in zip(*(path.split(".") for path in paths), strict=False):
         if len(set(level)) > 1:
             break
         common.append(level[0])
@@ -227,11 +213,13 @@ def _add_value(graph: nx.MultiDiGraph, gm: fx.GraphModule, value: Any) -> str:
     return value.name
 
 
-def _candidate(gm: fx.GraphModule, chain: list[fx.Node]) -> dict[str, Any]:
-    labels = tuple(_label(gm, node) for node in chain) or ("identity",)
+def _candidate(gm: fx.GraphModule, term: Any, chain: list[fx.Node]) -> dict[str, Any]:
+    labels = tuple(_label(gm, node) for node in chain)
+    if not labels:
+        labels = ("identity",) if isinstance(term, fx.Node) else (_CONSTANT,)
     origins = dict.fromkeys(name for node in chain for name in node.meta.get("origin", (node.name,)))
     return {
-        "ops": ("zero",) if chain and _is_zero(chain[-1]) else labels,
+        "ops": ("zero",) if _is_zero(term) else labels,
         "nodes": tuple(node.name for node in chain),
         "modules": tuple(str(node.target) for node in chain if node.op == "call_module"),
         "origins": tuple(origins),
@@ -248,68 +236,64 @@ def _connect(graph: nx.MultiDiGraph, flow: _Flow, values: dict[str, fx.Node]) ->
         for start in sorted(region & known - {value}, key=flow.order.__getitem__):
             if is_mixed_sum(value) and (not is_mixed_sum(start) or graph.has_edge(start.name, name)):
                 continue
-            inner = flow.data.subgraph(region - known | {start})
-            graph.add_edge(start.name, name, kind="plain", between=len(nx.descendants(inner, start)))
+            inner = nx.descendants(flow.data.subgraph(region - known | {start}), start)
+            between = sum(isinstance(node, fx.Node) for node in inner)
+            graph.add_edge(start.name, name, kind="plain", between=between)
 
 
 def _label(gm: fx.GraphModule, node: fx.Node) -> str:
     """Return a short name of what a node computes: ``Conv2d 3x3 dw d2 s2``, ``relu``."""
+    if node.op == "call_module":
+        module = gm.get_submodule(str(node.target))
+        name, option = type(module).__name__, vars(module).get
+        if not any(base.__module__ in _SLIDING for base in type(module).__mro__):
+            return name
+        size, channels, groups = option("kernel_size", ()), option("in_channels"), option("groups", 1)
+        sizes = size if isinstance(size, tuple) else (size,) * (2 if "2d" in name else 3 if "3d" in name else 1)
+        return _geometry(name, sizes, channels, groups, option("dilation", 1), option("stride", 1))
     operation = linear_op(gm, node)
-    if operation is not None and node.op == "call_function":
+    if operation is not None:
         name = f"Conv{operation.dims}d" if operation.dims else "Linear"
         shape, groups = operation.kernel_shape, operation.groups
         return _geometry(name, shape[2:], shape[1] * groups, groups, operation.dilation, operation.stride)
-    if node.op == "call_module":
-        module = gm.get_submodule(str(node.target))
-        get = vars(module).get
-        size, stride = get("kernel_size", ()), get("stride", 1)
-        sizes = size if isinstance(size, tuple) else (size, size)
-        channels, groups = get("in_channels", 0), get("groups", 1)
-        return _geometry(type(module).__name__, sizes, channels, groups, get("dilation", 1), stride)
     if node.op in ("placeholder", "get_attr"):
         return "input" if node.op == "placeholder" else str(node.target)
     return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name))
 
 
-def _geometry(name: str, size: tuple[Any, ...], channels: int, groups: int, dilation: Any, stride: Any) -> str:
-    parts = [name]
-    if size:
-        parts.append("x".join(map(str, size)))
+def _geometry(name: str, size: tuple[Any, ...], channels: Any, groups: int, dilation: Any, stride: Any) -> str:
+    parts = [name, "x".join(map(str, size))] if size else [name]
     if groups > 1:
         parts.append("dw" if groups == channels else f"g{groups}")
     for letter, option in (("d", dilation), ("s", stride)):
         numbers = dict.fromkeys(option if isinstance(option, tuple) else (option,))
-        if any(number != 1 for number in numbers):
+        if not numbers.keys() <= {1, None}:
             parts.append(letter + "x".join(map(str, numbers)))
     return " ".join(parts)
 
 
-def _is_zero(node: fx.Node) -> bool:
-    if node.target is operator.mul:
-        return any(isinstance(factor, int | float) and factor == 0 for factor in node.args)
-    if node.target is torch.cat:
-        return all(_is_zero(part) for part in node.args[0])  # type: ignore[union-attr, arg-type]
-    return node.target in (torch.zeros, torch.zeros_like, "new_zeros")
+def _is_zero(term: Any) -> bool:
+    """Tell whether a term is zero whatever its inputs."""
+    if not isinstance(term, fx.Node):
+        return bool(term == 0)
+    if term.target is operator.mul:
+        return any(isinstance(factor, int | float) and factor == 0 for factor in term.args)
+    if term.target is torch.cat:
+        parts: Any = term.args[0]
+        return all(_is_zero(part) for part in parts)
+    return term.target in (torch.zeros, torch.zeros_like, "new_zeros")
 
 
 def _weight_text(weight: Any) -> str:
     """Write a weight as its user would: ``softmax[0][2]``."""
     if not isinstance(weight, fx.Node):
-        return f"{weight:g}" if isinstance(weight, int | float) else str(weight)
+        return f"{weight:g}"
     if weight.op == "get_attr":
         return str(weight.target)
-    if weight.target in _TRANSPARENT:
+    if weight.target in RESHAPES:
         return _weight_text(weight.args[0])
     if weight.target is operator.getitem:
-        return f"{_weight_text(weight.args[0])}[{_index_text(weight.args[1])}]"
+        return f"{_weight_text(weight.args[0])}[{str(weight.args[1]).strip('()')}]"
     if weight.target is operator.mul:
         return " * ".join(_weight_text(factor) for factor in weight.args)
     return weight.name
-
-
-def _index_text(index: Any) -> str:
-    if isinstance(index, tuple):
-        return ", ".join(map(_index_text, index))
-    if isinstance(index, slice):
-        return ":".join("" if part is None else str(part) for part in (index.start, index.stop))
-    return str(index)

@@ -69,6 +69,8 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
             recorder.add_input(name, tensor)
         with watched(root, forward, recorder) as run, code.watching(), recorder.recording():
             value = run(*own_args, **own_kwargs)
+        if code.failure is not None:
+            raise code.failure
         recorder.add_output(value)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
             raise CaptureError("forward changes a list or dict that it is given", _location(forward))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import getattr_static
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from toponas_fx.capture.frozen import freeze
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.capture.values import user_location
+from toponas_fx.errors import CaptureError
 
 _LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "numpy", "toponas_fx", "torchvision"}
 _RECORDS = ("argparse", "types", "collections")
@@ -22,14 +26,30 @@ _PLAIN = (bool, int, float, str, type(None), list, tuple, dict, set)
 _DEPTH = 3
 
 
+_REFUSED = {
+    inspect.unwrap(function).__code__: sentence
+    for function, sentence in (
+        (checkpoint.checkpoint, "checkpoint() runs a part twice; drop it here, a simplified model stores less anyway"),
+        (torch.manual_seed, "torch's random generator is seeded inside forward; a graph cannot repeat that"),
+        (torch.set_rng_state, "torch's random generator is set inside forward; a graph cannot repeat that"),
+    )
+}
+"""Functions of torch that work behind the recorder's back."""
+
+
 class CodeWatcher:
-    """Sees each call of a function while ``watching``; meant for the time of one recorded run."""
+    """Sees each call of a function while ``watching``; meant for the time of one recorded run.
+
+    Attributes:
+        failure: the first call that a graph cannot repeat.
+    """
 
     def __init__(self, guards: StateGuards, tree: TreeIndex) -> None:
         """Take the guards to fill, and the modules of the tree."""
         self._guards = guards
         self._tree = tree
         self._seen: set[tuple[CodeType, int]] = set()
+        self.failure: CaptureError | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -48,8 +68,11 @@ class CodeWatcher:
                 gc.enable()
 
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            self._enter(frame)
+        if event != "call":
+            return
+        if frame.f_code in _REFUSED and self.failure is None:
+            self.failure = CaptureError(_REFUSED[frame.f_code], user_location(frame))
+        self._enter(frame)
 
     def _enter(self, frame: FrameType) -> None:
         code, names = frame.f_code, frame.f_globals
@@ -71,7 +94,7 @@ class CodeWatcher:
             self._guards.note_global(path, freeze(value, self._tree.paths), f"{code.co_filename}:{code.co_firstlineno}")
         elif depth and _is_users(value):
             for name in code.co_names:
-                inner = getattr_static(value, name, value)
+                inner = inspect.getattr_static(value, name, value)
                 if inner is not value and not name.startswith("__"):
                     self._note(code, (*path, name), inner, depth - 1)
 

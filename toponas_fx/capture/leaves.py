@@ -44,8 +44,8 @@ class Watcher(Protocol):
     def saw_missing(self, module: nn.Module, name: str) -> None:
         """An attribute of a module is asked for that is not there."""
 
-    def saw_write(self, module: nn.Module, name: str) -> None:
-        """An attribute of a module is written or deleted."""
+    def saw_write(self, module: nn.Module, name: str, *value: Any) -> None:
+        """An attribute of a module is written, or deleted where no value is given."""
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _watched_write(watcher: Watcher, method: str) -> Callable[..., None]:
 
     def change(self: nn.Module, name: str, *value: Any) -> None:
         if watcher.is_watching:
-            watcher.saw_write(self, name)
+            watcher.saw_write(self, name, *value)
         write(self, name, *value)
 
     return change

@@ -230,11 +230,17 @@ class Recorder(TorchFunctionMode):
                 value = getattr(module, name, MISSING)  # the user's own __getattr__ may know it
                 self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
 
-    def saw_write(self, module: nn.Module, name: str) -> None:
-        """Refuse a forward that writes attributes: a graph would not."""
+    def saw_write(self, module: nn.Module, name: str, *value: Any) -> None:
+        """Refuse a forward that writes attributes: a graph would not. A tensor changed in place stays what it is."""
+        if value and isinstance(value[0], Tensor) and value[0] is self._held(module, name):
+            return
         if id(module) in self._paths:
             path = self._paths[id(module)]
             raise self._values.fail(f"forward writes the attribute `{name}` of {f'`{path}`' if path else 'the model'}")
+
+    def _held(self, module: nn.Module, name: str) -> Any:
+        with self._paused():
+            return getattr(module, name, None)
 
     def _check_modes(self) -> None:
         if (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")) != self._autocast:

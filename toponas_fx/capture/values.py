@@ -139,9 +139,9 @@ def _base_value(value: Any) -> Any:
     return value
 
 
-def user_location() -> str:
-    """Return ``file:line`` of the innermost frame outside torch and this package, or an empty string."""
-    frame: FrameType | None = sys._getframe(1)
+def user_location(frame: FrameType | None = None) -> str:
+    """Return ``file:line`` of the innermost frame, from this one on, outside torch and this package, or nothing."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
         if not filename.startswith(_OWN_CODE) and not filename.startswith("<"):

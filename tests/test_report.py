@@ -1,0 +1,308 @@
+"""The report: what happened to each candidate, by which pass, and what forward leaves out."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import toponas_fx
+from toponas_fx.costs import Costs
+from toponas_fx.pass_contract import Semantics
+from toponas_fx.passes import DetectMixedOps
+from toponas_fx.pipeline import Change, PassRecord
+from toponas_fx.report import Report, build_report, unused_notes
+from toponas_fx.topology import build_topology
+
+C = 4
+BEFORE = Costs(convolutions=4, norms=2, activations=0, poolings=1, nodes=20, parameters=1000, flops=12345678)
+AFTER = Costs(convolutions=1, norms=1, activations=0, poolings=1, nodes=10, parameters=1000, flops=6172839)
+
+
+def conv_bn(kernel_size):
+    return nn.Sequential(nn.Conv2d(C, C, kernel_size, padding=kernel_size // 2, bias=False), nn.BatchNorm2d(C))
+
+
+class MixedOp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ops = nn.ModuleList([nn.Identity(), conv_bn(1), conv_bn(3), nn.Tanh()])
+
+    def forward(self, x, weights):
+        return sum(w * op(x) for w, op in zip(weights, self.ops, strict=False))
+
+
+class Chain(nn.Module):
+    """Mixtures one after the other."""
+
+    def __init__(self, count=2, elements=4):
+        super().__init__()
+        self.edges = nn.ModuleList(MixedOp() for _ in range(count))
+        self.alphas = nn.Parameter(torch.randn(count, elements))
+
+    def forward(self, x):
+        for edge, weights in zip(self.edges, self.alphas, strict=True):
+            x = edge(x, weights)
+        return x
+
+
+def image():
+    return torch.randn(2, C, 8, 8)
+
+
+def detected(model):
+    return toponas_fx.simplify(model, image(), passes=(DetectMixedOps(),))
+
+
+def record(name, changes=(), refusals=(), semantics=Semantics.EXACT):
+    return PassRecord(name, semantics, BEFORE, AFTER, list(changes), list(refusals))
+
+
+def report_on(model, records=(), before=BEFORE, after=AFTER, notes=()):
+    return build_report("Chain", "share", build_topology(detected(model)), records, before, after, notes)
+
+
+def test_mixtures_and_candidates_as_the_user_wrote_them():
+    report = report_on(Chain())
+    assert [(mixture.name, mixture.source) for mixture in report.mixtures] == [
+        ("edges.0.ops", "x : f32[2,4,8,8]"),
+        ("edges.1.ops", "mixed_sum_1 : f32[2,4,8,8]"),
+    ]
+    labels = ["identity", "Conv2d 1x1, BatchNorm2d", "Conv2d 3x3, BatchNorm2d", "Tanh"]
+    assert [[part.label for part in mixture.candidates] for mixture in report.mixtures] == [labels, labels]
+    assert [part.weight for part in report.mixtures[1].candidates] == [f"alphas[1][{i}]" for i in range(4)]
+
+
+def test_changes_and_refusals_go_to_the_candidates_they_are_about():
+    records = [
+        record("share-modules", [Change("norms shared", ("edges_0_ops_1_1", "edges_0_ops_2_1"))]),
+        record("merge-kernels", refusals=[Change("costs more", ("edges_1_ops_2_0",))]),
+    ]
+    first, second = report_on(Chain(), records).mixtures
+    assert [part.changes for part in first.candidates] == [
+        (),
+        ("share-modules: norms shared",),
+        ("share-modules: norms shared",),
+        (),
+    ]
+    assert [part.refusals for part in second.candidates] == [(), (), ("merge-kernels refused: costs more",), ()]
+    assert not any(part.refusals for part in first.candidates)
+    assert not any(part.changes for part in second.candidates)
+
+
+def test_changes_stand_in_the_order_of_the_passes_and_once():
+    again = Change("again", ("edges_0_ops_1_0",))
+    records = [record("first", [again, again]), record("second", [Change("norm", ("edges_0_ops_1_1",))])]
+    assert report_on(Chain(), records).mixtures[0].candidates[1].changes == ("first: again", "second: norm")
+
+
+def test_text():
+    records = [
+        record("share-modules", [Change("norms shared", ("edges_1_ops_1_1",))], semantics=Semantics.SHARES),
+        record("merge-kernels", refusals=[Change("costs more", ("edges_1_ops_2_0",)), Change("too odd", ("x",))]),
+    ]
+    assert str(report_on(Chain(), records, notes=["mind the gap"])).splitlines() == [
+        "Chain, mode share: 2 mixtures, 8 candidates",
+        "",
+        "edges.0.ops, from x : f32[2,4,8,8]",
+        "  alphas[0][0]  identity",
+        "  alphas[0][1]  Conv2d 1x1, BatchNorm2d",
+        "  alphas[0][2]  Conv2d 3x3, BatchNorm2d",
+        "  alphas[0][3]  Tanh",
+        "",
+        "edges.1.ops, from mixed_sum_1 : f32[2,4,8,8]",
+        "  alphas[1][0]  identity",
+        "  alphas[1][1]  Conv2d 1x1, BatchNorm2d",
+        "                  share-modules: norms shared",
+        "  alphas[1][2]  Conv2d 3x3, BatchNorm2d",
+        "                  merge-kernels refused: costs more",
+        "  alphas[1][3]  Tanh",
+        "",
+        "                                    before           after   ratio",
+        "convolutions                             4               1    0.25",
+        "norms                                    2               1    0.50",
+        "activations                              0               0       -",
+        "poolings                                 1               1    1.00",
+        "graph nodes                             20              10    0.50",
+        "parameters                           1,000           1,000    1.00",
+        "FLOPs                           12,345,678       6,172,839    0.50",
+        "",
+        "share-modules (SHARES): 1 change, 0 refusals",
+        "merge-kernels (EXACT): 0 changes, 2 refusals",
+        "    refused elsewhere: too odd",
+        "note: mind the gap",
+    ]
+
+
+def test_text_of_costs_that_were_not_measured():
+    unknown = dataclasses.replace(AFTER, flops=None, saved_bytes=5)
+    text = str(report_on(Chain(), after=unknown))
+    assert "FLOPs" not in text
+    assert "bytes" not in text
+
+
+def test_mixtures_that_differ_in_names_only_are_written_once():
+    changes = [Change(f"`edges.{i}.ops.1.1` stays", (f"edges_{i}_ops_1_1",)) for i in range(6)]
+    lines = str(report_on(Chain(6), [record("share-modules", changes)])).splitlines()
+    title = "edges.0.ops, from x : f32[2,4,8,8], x6: also edges.1.ops, edges.2.ops, edges.3.ops, 2 more"
+    assert lines[2] == title
+    assert [line for line in lines if "stays" in line] == ["                  share-modules: `edges.0.ops.1.1` stays"]
+
+
+@pytest.mark.parametrize("kind", ["changes", "refusals"])
+def test_mixtures_that_fared_differently_are_written_apart(kind):
+    other = record("share-modules", **{kind: [Change("not here", ("edges_2_ops_3",))]})
+    titles = [line for line in str(report_on(Chain(6), [other])).splitlines() if ", from " in line]
+    assert [title.split(",")[0] for title in titles] == ["edges.0.ops", "edges.2.ops"]
+    assert titles[0].endswith("x5: also edges.1.ops, edges.3.ops, edges.4.ops, 1 more")
+    assert titles[1].endswith("f32[2,4,8,8]")
+
+
+def test_refusals_elsewhere_are_shortened():
+    refusals = [Change(f"`{i}` is odd", ("x",)) for i in range(9)] + [Change(f"reason {i}", ("x",)) for i in range(4)]
+    lines = str(report_on(Chain(), [record("any", refusals=refusals)])).splitlines()
+    assert [line.strip() for line in lines if "elsewhere" in line] == [
+        "refused elsewhere: `0` is odd (x9)",
+        "refused elsewhere: reason 0",
+        "refused elsewhere: reason 1",
+        "refused elsewhere: and 2 more",
+    ]
+
+
+def test_model_without_mixtures():
+    report = report_on(nn.Sequential(nn.Conv2d(C, C, 1)), notes=["as written"])
+    text = str(report)
+    assert "no mixture found: nothing to simplify" in text
+    assert text.endswith("note: as written")
+    assert "nothing to simplify" not in str(report_on(Chain()))
+
+
+def test_dict_survives_json():
+    records = [record("share-modules", [Change("norms shared", ("edges_0_ops_1_1",))], semantics=Semantics.SHARES)]
+    report = report_on(Chain(), records, notes=["note"])
+    plain = report.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["mixtures"][0]["candidates"][1] == {
+        "label": "Conv2d 1x1, BatchNorm2d",
+        "weight": "alphas[0][1]",
+        "changes": ["share-modules: norms shared"],
+        "refusals": [],
+    }
+    assert plain["records"][0]["semantics"] == "SHARES"
+    assert plain["records"][0]["changes"] == [{"sentence": "norms shared", "origins": ["edges_0_ops_1_1"]}]
+    assert plain["before"] == dataclasses.asdict(BEFORE)
+    assert set(plain) == {field.name for field in dataclasses.fields(Report)}
+
+
+def test_report_of_a_whole_simplification():
+    report = toponas_fx.simplify(Chain(), image()).report
+    skip, small, large, tanh = report.mixtures[1].candidates
+    taken = "share-modules: BatchNorm2d `edges.1.ops.1.1` takes the place of `edges.1.ops.2.1`"
+    assert taken in small.changes
+    assert taken in large.changes
+    assert any(change.startswith("merge-kernels: ") for change in large.changes)
+    assert any("`edges.1.ops.2.0.weight`" in change for change in large.changes)
+    assert not any("`edges.1.ops.2.0.weight`" in change for change in small.changes)
+    assert skip.changes == tanh.changes == ()
+    assert (report.before.convolutions, report.after.convolutions) == (4, 2)
+
+
+class Pooled(Chain):
+    """Has norms that follow no kernel, which therefore cannot be shared."""
+
+    def __init__(self):
+        super().__init__(1)
+        for place, pool in ((1, nn.AvgPool2d(3, 1, 1)), (2, nn.MaxPool2d(3, 1, 1))):
+            self.edges[0].ops[place] = nn.Sequential(pool, nn.BatchNorm2d(C))
+
+
+def test_refusal_of_a_whole_simplification():
+    report = toponas_fx.simplify(Pooled(), image()).report
+    (mixture,) = report.mixtures
+    refused = [part.label for part in mixture.candidates if part.refusals]
+    assert refused == ["AvgPool2d 3x3, BatchNorm2d", "MaxPool2d 3x3, BatchNorm2d"]
+    assert all(text.startswith("share-modules refused: ") for text in mixture.candidates[1].refusals)
+    assert "refused elsewhere" not in str(report)
+
+
+def entered_by(model):
+    seen = []
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda *_, path=path: seen.append(path))
+    model(image())
+    return seen
+
+
+def notes_on(model, make=None):
+    return unused_notes(model, entered_by((make or type(model))()), detected(model))
+
+
+def test_nothing_to_note():
+    assert notes_on(Chain()) == []
+
+
+def test_weights_shorter_than_the_candidates():
+    assert notes_on(Chain(2, 3), lambda: Chain(2, 3)) == [
+        "`edges.0.ops.3` never runs: no term of a mixture uses it",
+        "`edges.1.ops.3` never runs: no term of a mixture uses it",
+    ]
+
+
+def test_weights_longer_than_the_candidates():
+    assert notes_on(Chain(2, 6), lambda: Chain(2, 6)) == [
+        "the weights of `edges.0` have 6 elements, 4 are used",
+        "the weights of `edges.1` have 6 elements, 4 are used",
+    ]
+
+
+class Indexed(Chain):
+    """Reads single elements of a table, one row an edge, in the root's own forward."""
+
+    def __init__(self):
+        super().__init__(1, 7)
+
+    def forward(self, x):
+        weights = self.alphas.softmax(-1)
+        return sum(weights[0, i] * op(x) for i, op in enumerate(self.edges[0].ops))
+
+
+def test_weights_read_by_two_indices():
+    assert notes_on(Indexed()) == ["the weights of the model have 7 elements, 4 are used"]
+
+
+class EdgeWeights(Chain):
+    """Every mixture has one element of a common row besides, the last one counted from the end or the start."""
+
+    def __init__(self, spare=0):
+        super().__init__()
+        self.betas = nn.Parameter(torch.randn(2 + spare))
+
+    def forward(self, x):
+        a = self.betas[0] * self.edges[0](x, self.alphas[0])
+        b = self.betas[-1] * self.edges[1](torch.tanh(x), self.alphas[1])
+        return a + b + self.betas[len(self.betas) - 1] * torch.sigmoid(x)
+
+
+def test_row_that_several_mixtures_use_up():
+    assert notes_on(EdgeWeights()) == []
+    assert notes_on(EdgeWeights(1), lambda: EdgeWeights(1)) == ["the weights of the model have 3 elements, 2 are used"]
+
+
+class Nested(nn.Module):
+    """A ModuleDict in which one candidate, a whole module with children, is left out, and a list that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleDict({"used": nn.ModuleList([conv_bn(1), conv_bn(3)]), "idle": conv_bn(3)})
+        self.spare = nn.ModuleList([conv_bn(1), conv_bn(1)])
+        self.twice = nn.ModuleList([self.stages["used"][0], self.stages["used"][1]])
+        self.alphas = nn.Parameter(torch.randn(2))
+
+    def forward(self, x):
+        first, second = (op(x) for op in self.stages["used"])
+        return self.alphas[0] * first + self.alphas[1] * second
+
+
+def test_only_the_topmost_idle_module_is_named():
+    assert notes_on(Nested()) == ["`stages.idle` never runs: no term of a mixture uses it"]
