@@ -21,7 +21,7 @@ TOLERANCE = 1e-10
 
 @dataclass
 class Run:
-    """What one run of a model did: output, gradients (None where there is none) and all tensors of the model after."""
+    """What one run did: output, gradients (None where there is none), all tensors of the model and inputs after."""
 
     output: Any
     gradients: list[Tensor | None]
@@ -33,6 +33,12 @@ def observe(call: Any, owner: nn.Module, *args: Any, seed: int = 0, **kwargs: An
     """Run a call and its backward pass from a seed, then put all tensors of ``owner`` back as they were."""
     tensors = {id(tensor): tensor for _, tensor in model_tensors(owner)}
     saved = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+    copies: dict[int, Tensor] = {}
+
+    def own(tensor: Tensor) -> Tensor:
+        return copies.setdefault(id(tensor), tensor if tensor.requires_grad else tensor.clone())
+
+    args, kwargs = pytree.tree_map_only(Tensor, own, (args, kwargs))
     torch.manual_seed(seed)
     output = call(*args, **kwargs)
     drawn = torch.rand(1)
@@ -42,7 +48,7 @@ def observe(call: Any, owner: nn.Module, *args: Any, seed: int = 0, **kwargs: An
     if leaves:
         loss = sum((t * torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view_as(t)).sum() for t in leaves)
         gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-    after = [tensor.detach().clone() for tensor in tensors.values()]
+    after = [tensor.detach().clone() for tensor in (*tensors.values(), *copies.values())]
     for tensor, value in saved:
         if not torch.equal(tensor, value):
             tensor.data.copy_(value)
@@ -105,22 +111,28 @@ def left_as_written(model: nn.Module, *inputs: Any, reason: str) -> Any:
     return fast
 
 
-def captures(fast: Any) -> int:
-    """Return how many captures a model has cost so far."""
-    return sum(fast._toponas.captures.values())
+@contextmanager
+def counted_captures(monkeypatch: Any) -> Iterator[list[Any]]:
+    """Yield a list that grows by one for every capture inside."""
+    found: list[Any] = []
+    with monkeypatch.context() as patch:
+        for name in ("toponas_fx.compiler", "toponas_fx.simplify"):
+            module = sys.modules[name]
+
+            def capture(*args: Any, _real: Any = module.capture) -> Any:
+                found.append(args)
+                return _real(*args)
+
+            patch.setattr(module, "capture", capture)
+        yield found
 
 
 @contextmanager
 def no_capture(monkeypatch: Any) -> Iterator[None]:
-    """Fail where anything inside captures."""
-
-    def refuse(*_: Any) -> Any:
-        raise AssertionError("captured again")
-
-    with monkeypatch.context() as patch:
-        for name in ("toponas_fx.compiler", "toponas_fx.simplify"):
-            patch.setattr(sys.modules[name], "capture", refuse)
+    """Fail where anything inside captured."""
+    with counted_captures(monkeypatch) as found:
         yield
+    assert not found, "captured again"
 
 
 def image(batch: int = 3, channels: int = 4, side: int = 6, seed: int = 1) -> Tensor:

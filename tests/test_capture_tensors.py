@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from exactness import assert_runs_like, compiled, image, left_as_written, no_capture, weights
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import toponas_fx
+from exactness import assert_runs_like, compiled, image, left_as_written, no_capture, weights
 
 KINDS = ("parameter", "buffer", "tensor", "list", "tuple", "dict", "nested", "object", "parameter_list", "below")
 
