@@ -86,7 +86,7 @@ class ValueTable:
         if isinstance(value, _PLAIN_TYPES):
             return _base_value(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self.argument(item) for item in value))
+            return self._make(type(value), tuple(self.argument(item) for item in value))
         if isinstance(value, tuple | list | range):
             items = [self.argument(item) for item in value]
             return tuple(items) if isinstance(value, tuple) else items
@@ -94,13 +94,17 @@ class ValueTable:
             return {key: self.argument(item) for key, item in value.items()}
         if type(value) is OrderedDict:
             pairs = [(self.argument(key), self.argument(item)) for key, item in value.items()]
-            return self.annotate(self.graph.call_function(OrderedDict, (pairs,)), None, ())
+            return self._make(OrderedDict, (pairs,))
         if isinstance(value, slice):
             return slice(*(self.argument(item) for item in (value.start, value.stop, value.step)))
         if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):
             return value.item()
         kind = type(value).__qualname__
         raise self.fail(f"a torch call takes, or forward returns, a {kind}, which a graph cannot hold")
+
+    def _make(self, kind: type, args: tuple[Any, ...]) -> fx.Node:
+        """Emit the node that builds a container which code cannot write down."""
+        return self.annotate(self.graph.call_function(kind, args), None, ())
 
     def _read(self, tensor: Tensor) -> fx.Node:
         """Emit the node that reads a tensor of the model, afresh at each run."""
