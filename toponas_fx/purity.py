@@ -7,6 +7,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from torch import fx, nn
+from torch.nn import functional
 
 from toponas_fx import ops
 
@@ -14,10 +15,12 @@ _RANDOM = frozenset(
     "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial empty "
     "empty_like new_empty empty_strided dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout "
     "feature_alpha_dropout gumbel_softmax rrelu fractional_max_pool2d fractional_max_pool3d "
+    "fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices "
     "native_dropout scaled_dot_product_attention multi_head_attention_forward new _sample_dirichlet _standard_gamma "
     "seed manual_seed set_rng_state".split()
 )
 _EFFECTS = frozenset("_set_grad_enabled requires_grad_ backward _assert _assert_async record_function".split())
+_COUNTING = frozenset("batch_norm instance_norm native_batch_norm".split())
 _PURE_MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()
@@ -40,6 +43,8 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
         return is_pure_module(gm.get_submodule(str(node.target)))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in _RANDOM or name in _EFFECTS or node.target in (ops.guard, ops.copy_statistics):
+        return False
+    if name in _COUNTING and not _counts_nothing(node):
         return False
     if node.op == "call_method":
         return not name.endswith("_") or name.endswith("__")
@@ -67,6 +72,13 @@ def is_counting_norm(module: nn.Module) -> bool:
 def is_hooked(module: nn.Module) -> bool:
     """Tell whether a module carries hooks: each of its calls does what only the user knows."""
     return any(getattr(module, name) for name in _HOOKS)
+
+
+def _counts_nothing(node: fx.Node) -> bool:
+    """Tell whether a functional norm updates no running statistics; torch counts no version for those."""
+    given = {**dict(zip(("input", "running_mean", "running_var"), node.args, strict=False)), **node.kwargs}
+    is_plain = node.target in (functional.batch_norm, functional.instance_norm)
+    return is_plain and given.get("running_mean") is None and given.get("running_var") is None
 
 
 def _is_known(function: Any) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _PLAIN = (int, float, str, bool, type(None))
 
 
 def signature(module: nn.Module) -> tuple[Any, ...]:
-    """Return what two modules must agree in to be alike: class, options, mode, and shapes of what they own.
+    """Return what two modules must agree in to be alike: class, options, mode, and the kind of what they own.
 
     Values of parameters and buffers do not count, nor do names.
     """
@@ -18,8 +18,12 @@ def signature(module: nn.Module) -> tuple[Any, ...]:
         (name, _comparable(value)) for name, value in sorted(vars(module).items()) if not name.startswith("_")
     )
     owned = {**module._parameters, **module._buffers}
-    shapes = tuple((name, None if value is None else tuple(value.shape)) for name, value in owned.items())
-    return type(module), options, shapes
+    kinds = tuple((name, None if value is None else _kind(value)) for name, value in owned.items())
+    return type(module), options, kinds
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype, tensor.requires_grad
 
 
 def _comparable(value: Any) -> Any:
