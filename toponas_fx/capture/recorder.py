@@ -50,7 +50,7 @@ class Recorder(TorchFunctionMode):
         self._paths = tree.paths
         self._unsteady: set[int] = set()
         self._generators = foreign_generators()
-        self._autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+        self._modes = _modes()
 
     @property
     def graph(self) -> fx.Graph:
@@ -99,7 +99,6 @@ class Recorder(TorchFunctionMode):
         with self._paused():
             if name in FORBIDDEN:
                 raise self._values.fail(f"{FORBIDDEN[name]} inside forward; a graph cannot repeat that")
-            self._check_modes()
             if name in ("shape", "size", "numel", "nelement", "__len__"):
                 return self._size(func, name, args, kwargs)
             return self._call(*canonical(func, args, kwargs), kwargs, lambda: func(*args, **kwargs))
@@ -140,6 +139,7 @@ class Recorder(TorchFunctionMode):
             return self._call("call_function", ops.ApplyFunction(function), args, {}, lambda: run(function, *args))
 
     def _call(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        self._check_modes()
         node_args, node_kwargs = self._values.argument(tuple(args)), self._values.argument(dict(kwargs))
         tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         versions = [_version(tensor) for tensor in tensors]
@@ -243,14 +243,24 @@ class Recorder(TorchFunctionMode):
             return getattr(module, name, None)
 
     def _check_modes(self) -> None:
-        if (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")) != self._autocast:
-            raise self._values.fail("autocast is switched inside forward")
+        for name, before, now in zip(_MODES, self._modes, _modes(), strict=True):
+            if now != before:
+                raise self._values.fail(f"{name} is switched inside forward; a graph cannot repeat that")
         self._check_generators(" before this line")
 
     def _check_generators(self, place: str) -> None:
         for name, before, now in zip(("Python", "numpy"), self._generators, foreign_generators(), strict=True):
             if now != before and before is not None:
-                raise self._values.fail(f"{name}'s random generator is drawn from{place}; a graph repeats only torch's")
+                raise self._values.fail(f"{name}'s random generator is used{place}; a graph repeats only torch's")
+
+
+_MODES = ("autocast", "autocast", "inference mode", "the default dtype")
+
+
+def _modes() -> tuple[Any, ...]:
+    """Return what governs torch calls from outside, in the order of ``_MODES``; grad mode is seen as a call."""
+    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    return *autocast, torch.is_inference_mode_enabled(), torch.get_default_dtype()
 
 
 def _version(tensor: Tensor) -> int:
