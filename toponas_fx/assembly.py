@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from toponas_fx.capture.frozen import freeze
+from toponas_fx.capture.leaves import is_leaf
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import ArgumentError
-from toponas_fx.model import SimplifiedModule
+from toponas_fx.model import SimplifiedModule, run_call
 from toponas_fx.state import State
 from toponas_fx.tree import copy_tree
 
-_OWN = {"graph", "code", "meta", "report", "reference", "topology", "recompile", "print_readable", "_toponas"}
+_OWN = {"graph", "code", "meta", "report", "reference", "topology", "recompile", "print_readable", "_graph", "_code"}
 _OWN |= {name for name in vars(fx.GraphModule) if not name.startswith("_")}
 
 
@@ -29,7 +31,9 @@ def assemble(model: nn.Module, mode: str, passes: tuple[Any, ...]) -> Simplified
     attributes = {*vars(model), *model._modules, *model._parameters, *model._buffers}
     for owner in user_class.__mro__[: user_class.__mro__.index(nn.Module)]:
         attributes |= set(vars(owner)) if owner is not fx.GraphModule else set()
-    taken = sorted(_OWN & attributes) if not isinstance(model, fx.GraphModule) else []
+    taken = sorted(name for name in attributes if name in _OWN or name.startswith("_toponas"))
+    if isinstance(model, fx.GraphModule):
+        taken = []
     if taken:
         raise ArgumentError(
             f"{user_class.__name__} has an attribute `{taken[0]}`, which a simplified model needs for itself; rename it"
@@ -60,11 +64,11 @@ def _simplified_class(user_class: Any) -> type[SimplifiedModule]:
 
     @functools.wraps(user_class.forward)
     def forward(self: SimplifiedModule, *args: Any, **kwargs: Any) -> Any:
-        return self._run(*args, **kwargs)
+        return run_call(self, *args, **kwargs)
 
     namespace["forward"] = forward
-    namespace["_user_class"] = user_class
-    namespace["_unpickle"] = staticmethod(unpickle)
+    namespace["_toponas_class"] = user_class
+    namespace["_toponas_unpickle"] = staticmethod(unpickle)
     return type(f"Simplified{user_class.__name__}", (SimplifiedModule, user_class), namespace)
 
 
@@ -105,10 +109,18 @@ def bind(template: SimplifiedModule, model: nn.Module) -> nn.Module:
 
 
 def _structure(model: nn.Module) -> dict[str, Any]:
+    """Return what the graphs of one model must find alike in another: classes, layers' options, parameters' shapes."""
     return {
-        path: (type(module) if path else None, [(name, _shape(module, name)) for name in module._parameters])
+        path: (_kind(module) if path else None, [(name, _shape(module, name)) for name in module._parameters])
         for path, module in TreeIndex.of(model).modules.items()
     }
+
+
+def _kind(module: nn.Module) -> Any:
+    if not is_leaf(module) or isinstance(module, nn.modules.dropout._DropoutNd):
+        return type(module)
+    options = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
+    return type(module), {name: freeze(value) for name, value in options.items() if not isinstance(value, Tensor)}
 
 
 def _shape(module: nn.Module, name: str) -> Any:

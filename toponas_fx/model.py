@@ -17,6 +17,7 @@ from toponas_fx.checkpoint import fit_checkpoint, own_names
 from toponas_fx.compiler import compile_call
 from toponas_fx.errors import GuardFailure, ToponasError
 from toponas_fx.kernels import normalized_kernels
+from toponas_fx.measure import measured_report
 from toponas_fx.program import Call, Program
 from toponas_fx.report import Report
 from toponas_fx.state import State
@@ -30,38 +31,15 @@ class SimplifiedModule(fx.GraphModule):
     plain tensors are the very objects of the model that was simplified.
     """
 
-    _user_class: ClassVar[type[nn.Module]]
-    _unpickle: ClassVar[Any]
+    _toponas_class: ClassVar[type[nn.Module]]
+    _toponas_unpickle: ClassVar[Any]
     _toponas: State
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Build a model of the user's class: what ``type(self)(...)`` means in the user's own code."""
-        return cls._user_class(*args, **kwargs)
+        return cls._toponas_class(*args, **kwargs)
 
     # -- running -----------------------------------------------------------------------------------------------------
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program that holds for this call; capture where none does."""
-        state: State = vars(self)["_toponas"]
-        call = Call.of(args, kwargs, self.training)
-        tree = state.tree(self)
-        for program in state.programs:
-            if not program.accepts(call) or program.first_change(tree) is not None:
-                continue
-            state.used(program)
-            if not program.has_guards:
-                return program.run(self, *call.tensors)
-            try:
-                with _undone_on_failure(self, call.tensors if program.has_writes else ()):
-                    return program.run(self, *call.tensors)
-            except GuardFailure:
-                continue
-        if call.fixed not in state.as_written:
-            fresh = compile_call(self, state, call, args, kwargs)
-            if fresh is not None:
-                return fresh.run(self, *call.tensors)
-        with normalized_kernels(self, state.sharing):
-            return state.user_forward(self, *args, **kwargs)
 
     def reference(self, *args: Any, **kwargs: Any) -> Any:
         """Run the user's own forward on the shared module tree, kernels normalized: the oracle of this model.
@@ -82,21 +60,27 @@ class SimplifiedModule(fx.GraphModule):
 
     @property
     def report(self) -> Report:
-        """What was merged, what was refused and why, and what it saves."""
-        found: Report = self._toponas.report
+        """What was merged, what was refused and why, and what it saves; the first look measures that."""
+        state = self._toponas
+        if state.unmeasured is not None:
+            state.report, state.unmeasured = measured_report(self, state, state.unmeasured), None
+        found: Report = state.report
+        return found
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return the submodule at a path, as every module does, many times faster."""
+        module: Any = self
+        try:
+            for name in target.split(".") if target else ():
+                module = module._modules[name]
+        except (KeyError, AttributeError):
+            module = None
+        found: nn.Module = super().get_submodule(target) if module is None else module
         return found
 
     def topology(self) -> nx.MultiDiGraph:
         """Return the graph of values and candidates, as it is after the rewriting, in the present mode."""
         return build_topology(self)
-
-    def _program(self) -> Program:
-        state = self._toponas
-        for program in state.programs:
-            if program.fixed[2] == self.training:
-                return program
-        reason = next(iter(state.as_written.values()), "it has not run in this mode yet")
-        raise ToponasError(f"there is no graph in {'training' if self.training else 'evaluation'} mode: {reason}")
 
     @property
     def graph(self) -> fx.Graph:
@@ -107,12 +91,12 @@ class SimplifiedModule(fx.GraphModule):
         if state.shares_graphs:
             state.programs = [program.copy() for program in state.programs]
             state.shares_graphs = False
-        return self._program().graph
+        return _present_program(self).graph
 
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
         _ = self.graph
-        self._program().graph = graph
+        _present_program(self).graph = graph
         self.recompile()
 
     @property
@@ -122,7 +106,7 @@ class SimplifiedModule(fx.GraphModule):
     @property
     def code(self) -> str:
         """The Python code of the present mode's graph."""
-        return self._program().code
+        return _present_program(self).code
 
     @property
     def _code(self) -> str:
@@ -131,7 +115,7 @@ class SimplifiedModule(fx.GraphModule):
     def recompile(self) -> fx.graph.PythonCode:
         """Compile the graph of the present mode after it was edited."""
         graph = self.graph
-        self._program().compile()
+        _present_program(self).compile()
         return graph.python_code("self")
 
     # -- checkpoints, copies -----------------------------------------------------------------------------------------
@@ -171,7 +155,7 @@ class SimplifiedModule(fx.GraphModule):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the user's class and the attributes."""
-        return self._unpickle, (self._toponas.user_class,), dict(vars(self))
+        return self._toponas_unpickle, (self._toponas.user_class,), dict(vars(self))
 
     def __reduce__(self) -> Any:
         """Pickle by the user's class and the attributes."""
@@ -188,6 +172,45 @@ class SimplifiedModule(fx.GraphModule):
         for tensor in self._toponas.removed.values():
             tensor.data = fn(tensor.data)
         return found
+
+
+def run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run the program of a simplified model that holds for this call; capture where none does."""
+    state: State = vars(model)["_toponas"]
+    call = Call.of(args, kwargs, model.training)
+    tree = state.tree(model)
+    for program in state.programs:
+        if program.accepts(call) and program.first_change(tree) is None:
+            state.used(program)
+            if not program.has_guards:
+                return program.run(model, *call.tensors)
+            try:
+                return _run_guarded(model, program, call)
+            except GuardFailure:
+                continue
+    if call.fixed not in state.as_written:
+        fresh = compile_call(model, state, call, args, kwargs)
+        try:
+            if fresh is not None:
+                return _run_guarded(model, fresh, call)
+        except GuardFailure:  # what it reads differs between two runs from the same start
+            pass
+    with normalized_kernels(model, state.sharing):
+        return state.user_forward(model, *args, **kwargs)
+
+
+def _run_guarded(model: nn.Module, program: Program, call: Call) -> Any:
+    with _undone_on_failure(model, call.tensors if program.has_writes else ()):
+        return program.run(model, *call.tensors)
+
+
+def _present_program(model: SimplifiedModule) -> Program:
+    state = model._toponas
+    for program in state.programs:
+        if program.fixed[2] == model.training:
+            return program
+    reason = next(iter(state.as_written.values()), "it has not run in this mode yet")
+    raise ToponasError(f"there is no graph in {'training' if model.training else 'evaluation'} mode: {reason}")
 
 
 def _removed_of(root: nn.Module, state: State) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ class State:
         working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
         report: the report.
+        unmeasured: the example inputs, until the report has been measured with them.
         topology: the topology found in the training capture.
         notes: what that capture found unused.
         example: the example inputs, without their memory.
@@ -51,6 +52,7 @@ class State:
     working: fx.Graph | None = None
     shares_graphs: bool = False
     report: Any = None
+    unmeasured: tuple[Any, ...] | None = None
     topology: Any = None
     notes: list[str] = field(default_factory=list)
     example: Any = None
@@ -63,8 +65,9 @@ class State:
         twin.programs = list(self.programs)
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
+        twin.unmeasured = self.unmeasured
         twin.simplify_like = self.simplify_like
-        twin.shares_graphs = True
+        self.shares_graphs = twin.shares_graphs = True
         return twin
 
     def used(self, program: Program) -> None:

@@ -104,7 +104,7 @@ class CodeWatcher:
             if _is_library(owner.__module__):
                 continue
             for name in code.co_names:
-                if isinstance(vars(owner).get(name), _PLAIN):
+                if name in vars(owner) and isinstance(vars(owner)[name], _PLAIN):
                     value = freeze(getattr(module, name, None), self._tree.paths)
                     self._guards.note_attribute(path, name, value, f"{code.co_filename}:{code.co_firstlineno}")
 

@@ -1,0 +1,107 @@
+"""Bad input gets one clear sentence and changes nothing; what is odd but possible is said in the report."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import toponas_fx
+from exactness import assert_runs_like, image, weights
+from small_darts import Network, batch, network
+from toponas_fx.capture.owners import model_tensors
+
+
+class WithAttribute(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        vars(self)[name] = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("name", ["graph", "code", "meta", "report", "reference", "topology", "recompile", "_graph"])
+def test_reserved_names(name: str) -> None:
+    with pytest.raises(toponas_fx.ArgumentError, match=f"WithAttribute has an attribute `{name}`.*rename it"):
+        toponas_fx.simplify(WithAttribute(name), image().float())
+    method = type("WithMethod", (WithAttribute,), {name: lambda self: 1})
+    with pytest.raises(toponas_fx.ArgumentError, match=f"WithMethod has an attribute `{name}`"):
+        toponas_fx.simplify(method("mine"), image().float())
+
+
+X = batch()[0]
+BAD: dict[str, tuple[Any, str]] = {
+    "no_module": (lambda: toponas_fx.simplify([nn.ReLU()], X), "takes a torch.nn.Module, not list"),
+    "a_class": (lambda: toponas_fx.simplify(Network, X), "takes a torch.nn.Module, not type"),
+    "wrapped": (lambda: toponas_fx.simplify(nn.DataParallel(network()), X), "simplify before wrapping"),
+    "twice": (lambda: toponas_fx.simplify(toponas_fx.simplify(network(), X)), "simplified already"),
+    "mode": (lambda: toponas_fx.simplify(network(), X, mode="fast"), "one of 'share', 'exact', not 'fast'"),
+    "normalize": (lambda: toponas_fx.simplify(network(), X, normalize="no"), "normalize must be one of"),
+    "pass": (lambda: toponas_fx.simplify(network(), X, passes=["merge"]), "toponas_fx.passes, not 'merge'"),
+    "pass_class": (lambda: toponas_fx.simplify(network(), X, passes=[toponas_fx.passes.Deduplicate]), "instances from"),
+    "no_tensor": (lambda: toponas_fx.simplify(network(), "x"), "one tensor or a tuple of forward's arguments, not str"),
+    "no_tensors": (lambda: toponas_fx.simplify(network(), (1, 2)), "one tensor or a tuple of forward's arguments"),
+    "too_many": (lambda: toponas_fx.simplify(network(), (X, X)), "do not fit the model's forward: too many"),
+    "no_input": (lambda: toponas_fx.simplify(nn.Sequential(nn.ReLU())), "tells no input shape; pass example_inputs"),
+    "inferred": (lambda: toponas_fx.simplify(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(7, 7))), "pass example_"),
+    "restore": (lambda: toponas_fx.restore(network()), "takes what simplify returned, not Network"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", BAD)
+def test_bad_input_gets_one_clear_sentence(way: str) -> None:
+    call, sentence = BAD[way]
+    with pytest.raises(toponas_fx.ToponasError, match=re.escape(sentence)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_input_that_does_not_fit_raises_the_users_error_and_changes_nothing() -> None:
+    model = network()
+    before = [tensor.clone() for _, tensor in model_tensors(model)]
+    with pytest.raises(RuntimeError, match="to have 3 channels"):
+        toponas_fx.simplify(model, image())
+    assert all(torch.equal(a, b) for a, (_, b) in zip(before, model_tensors(model), strict=True))
+    fast = toponas_fx.simplify(model, X, mode="exact")
+    with pytest.raises(RuntimeError, match="to have 3 channels"):
+        fast(image())
+    with pytest.raises(toponas_fx.InputError, match="do not fit the model's forward"):
+        fast(X, X)
+    assert_runs_like(fast, model, X)
+
+
+def test_no_mixture_and_inferred_inputs() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    fast = toponas_fx.simplify(model)
+    assert "no mixture" in str(fast.report)
+    assert torch.equal(fast(X.float()), model(X.float()))
+    assert (
+        torch.equal(toponas_fx.simplify(nn.Linear(6, 2)).weight, toponas_fx.simplify(nn.Linear(6, 2)).weight) is False
+    )
+    assert "candidate" in str(toponas_fx.explain(network(), X))
+    assert toponas_fx.topology(network(), X).number_of_edges() > 0
+
+
+class Cut(nn.Module):
+    """As many candidates and weights as one asks for: zip drops the rest without a word."""
+
+    def __init__(self, candidates: int, count: int) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList([nn.Conv2d(4, 4, 1) for _ in range(candidates)]).double()
+        self.alphas = weights(count)
+
+    def forward(self, x: Tensor) -> Any:
+        return sum(w * op(x) for w, op in zip(self.alphas, self.ops, strict=False))
+
+
+@pytest.mark.parametrize(("candidates", "count", "said"), [(2, 4, "4 elements, 2 are used"), (3, 2, "ops.2")])
+def test_weights_that_do_not_match_the_candidates_are_named(candidates: int, count: int, said: str) -> None:
+    model = Cut(candidates, count)
+    fast = toponas_fx.simplify(model, image())
+    assert any(said in note for note in fast.report.notes), fast.report.notes
+    assert_runs_like(toponas_fx.simplify(model, image(), mode="exact"), model, image())
