@@ -78,14 +78,18 @@ def run_passes(gm: fx.GraphModule, passes: Passes, observe: Observer | None = No
     interface = Interface.of(gm.graph)
     verify(gm, interface)
     flat = list(_flatten(passes))
-    records = {id(pass_): PassRecord(pass_.name, pass_.semantics, graph_costs(gm), graph_costs(gm)) for pass_ in flat}
+    costs = graph_costs(gm)
+    records = {id(pass_): PassRecord(pass_.name, pass_.semantics, costs, costs) for pass_ in flat}
     done: list[str] = []
     for entry in passes:
         group = entry.passes if isinstance(entry, Repeat) else (entry,)
         for _ in range(MAX_ROUNDS):
             changed = []
             for pass_ in group:
-                changed.append(_run_pass(gm, pass_, records[id(pass_)], interface, flat, done))
+                record = records[id(pass_)]
+                record.before = record.before if record.changes else costs
+                changed.append(_run_pass(gm, pass_, record, interface, flat, done))
+                costs = record.after
                 if observe is not None:
                     observe(pass_, gm)
             if isinstance(entry, Pass) or not any(changed):
@@ -106,8 +110,6 @@ def _run_pass(
     number = [id(other) for other in flat].index(id(pass_)) + 1  # by identity: equal passes have places of their own
     place = f"pass '{pass_.name}' ({number} of {len(flat)}), after {done}"
     count = len(record.changes)
-    if not count:
-        record.before = graph_costs(gm)
     try:
         pass_.requires(gm)
         _apply_until_done(gm, pass_, record)
@@ -132,10 +134,11 @@ def _apply_until_done(gm: fx.GraphModule, pass_: Pass, record: PassRecord) -> No
         if not plan.matches:
             _log_plan(gm, pass_, plan)
             return
+        rewriter = Rewriter(gm, pass_.name)
         for match in plan.matches:
             _log_match(gm, pass_, match)
             change = Change(match.describe(), _origins(match.nodes))
-            pass_.apply(match, Rewriter(gm, pass_.name))
+            pass_.apply(match, rewriter)
             record.changes.append(change)
             if _level() >= 2:
                 _log.debug("after %s:\n%s", pass_.name, format_graph(gm))

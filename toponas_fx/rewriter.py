@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from toponas_fx.errors import PassError
 from toponas_fx.graph_text import format_graph
@@ -28,6 +28,8 @@ class Rewriter:
         self.gm = gm
         self.pass_name = pass_name
         self._origins: list[fx.Node] = []
+        self._paths: dict[nn.Module, list[str]] = {}
+        self._calls: dict[str, list[fx.Node]] = {}
 
     @contextmanager
     def before(self, anchor: fx.Node, *origins: fx.Node) -> Iterator[None]:
@@ -106,14 +108,19 @@ class Rewriter:
         module, old = self.gm.get_submodule(kept), self.gm.get_submodule(removed)
         if module is old:
             return
-        for path, candidate in list(self.gm.named_modules(remove_duplicate=False)):
-            if candidate is old:
-                owner, _, name = path.rpartition(".")
-                self.gm.get_submodule(owner)._modules[name] = module
-                sharing_of(self.gm).ties[path] = kept
-        for node in self.gm.graph.nodes:
-            if node.op == "call_module" and node.target == removed:
-                node.target = kept
+        if not self._paths:
+            for path, candidate in self.gm.named_modules(remove_duplicate=False):
+                self._paths.setdefault(candidate, []).append(path)
+            for node in self.gm.graph.nodes:
+                if node.op == "call_module":
+                    self._calls.setdefault(str(node.target), []).append(node)
+        for path in self._paths.pop(old):
+            owner, _, name = path.rpartition(".")
+            self.gm.get_submodule(owner)._modules[name] = module
+            sharing_of(self.gm).ties[path] = kept
+            self._paths[module].append(path)
+        for node in self._calls.get(removed, ()):
+            node.target = kept
 
     def normalize(self, kernel: str, bias: str | None, per: str) -> None:
         """Record that the kernel parameter at a path is normalized wherever it is read."""

@@ -15,11 +15,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.assembly import assemble, retire
-from toponas_fx.capture import capture, no_trace
+from toponas_fx.capture import capture
 from toponas_fx.capture.inputs import as_inputs, infer_inputs
 from toponas_fx.capture.owners import TensorPath, walk_value
 from toponas_fx.compiler import build_program
-from toponas_fx.costs import Costs, flops, graph_costs, saved_bytes
+from toponas_fx.costs import Costs, graph_costs
 from toponas_fx.errors import ArgumentError, CaptureError, InputError, ToponasError
 from toponas_fx.kernels import normalized_values
 from toponas_fx.mixtures import mixtures
@@ -92,8 +92,7 @@ def simplify(
         if raw is not None:
             retire(fast, _unread_parameters(fast))
             after = graph_costs(fast)
-            with no_trace(fast):
-                before, after = _measured(before, fast.reference, model, inputs), _measured(after, fast, fast, inputs)
+            fast._toponas.unmeasured = inputs if example_inputs is not None else None
     finally:
         for module in fast.modules():
             module.training = training.get(module, fast.training)
@@ -210,12 +209,6 @@ def _tensors_in(fast: SimplifiedModule, node: fx.Node) -> Iterator[Tensor]:
 def _attribute(fast: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     return getattr(fast.get_submodule(owner), name)
-
-
-def _measured(costs: Costs, call: Any, model: Any, inputs: tuple[Any, ...]) -> Costs:
-    first, second = (pytree.tree_map_only(Tensor, torch.clone, inputs) for _ in range(2))  # forward may write to them
-    saved = saved_bytes(call, *second, exclude=list(model.parameters()))
-    return dataclasses.replace(costs, flops=flops(call, *first), saved_bytes=saved)
 
 
 def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:

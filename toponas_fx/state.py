@@ -100,5 +100,5 @@ class State:
             del self.removed[parameter]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the index out: it is rebuilt."""
-        return {**vars(self), "index": None, "working": None, "removed": dict(self.removed)}
+        """Leave out the index, which is rebuilt, and the example inputs."""
+        return {**vars(self), "index": None, "working": None, "unmeasured": None, "removed": dict(self.removed)}

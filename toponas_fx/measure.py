@@ -1,0 +1,48 @@
+"""Measuring what a simplification saves, when somebody asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+from toponas_fx.capture.quiet import no_trace
+from toponas_fx.costs import Costs, flops, saved_bytes
+from toponas_fx.report import Report
+from toponas_fx.state import State
+
+
+def measured_report(fast: nn.Module, state: State, inputs: tuple[Any, ...]) -> Report:
+    """Return a model's report with FLOPs of the forward pass and bytes saved for backward, before and after.
+
+    Args:
+        fast: the simplified model; it is run in training mode and left as it was.
+        state: its state.
+        inputs: the example inputs of ``simplify``.
+    """
+    report: Report = state.report
+    as_written = MethodType(state.user_forward, fast)
+    with no_trace(fast), _training(fast):
+        before = _measured(report.before, as_written, fast, inputs)
+        after = _measured(report.after, fast, fast, inputs)
+    return dataclasses.replace(report, before=before, after=after)
+
+
+def _measured(costs: Costs, call: Callable[..., Any], model: nn.Module, inputs: tuple[Any, ...]) -> Costs:
+    plain = list(model.parameters())
+    return dataclasses.replace(costs, flops=flops(call, *inputs), saved_bytes=saved_bytes(call, *inputs, exclude=plain))
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
