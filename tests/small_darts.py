@@ -19,20 +19,26 @@ class Zero(nn.Module):
 
 
 class ReLUConvBN(nn.Module):
-    def __init__(self, C: int, kernel_size: int) -> None:
+    def __init__(self, C: int, kernel_size: int, affine: bool) -> None:
         super().__init__()
         conv = nn.Conv2d(C, C, kernel_size, padding=kernel_size // 2, bias=False)
-        self.op = nn.Sequential(nn.ReLU(inplace=False), conv, nn.BatchNorm2d(C, eps=EPS, affine=False))
+        self.op = nn.Sequential(nn.ReLU(inplace=False), conv, nn.BatchNorm2d(C, eps=EPS, affine=affine))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
 
 
 class MixedOp(nn.Module):
-    def __init__(self, C: int) -> None:
+    def __init__(self, C: int, affine: bool) -> None:
         super().__init__()
         self._ops = nn.ModuleList(
-            [Zero(), nn.Identity(), ReLUConvBN(C, 1), ReLUConvBN(C, 3), nn.MaxPool2d(3, stride=1, padding=1)]
+            [
+                Zero(),
+                nn.Identity(),
+                ReLUConvBN(C, 1, affine),
+                ReLUConvBN(C, 3, affine),
+                nn.MaxPool2d(3, stride=1, padding=1),
+            ]
         )
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -42,12 +48,12 @@ class MixedOp(nn.Module):
 class Network(nn.Module):
     """A stem, one cell of two edges in a row, a classifier; and a layer that forward never reads."""
 
-    def __init__(self, C: int, num_classes: int, criterion: nn.Module) -> None:
+    def __init__(self, C: int, num_classes: int, criterion: nn.Module, affine: bool = False) -> None:
         super().__init__()
-        self._C, self._num_classes, self._criterion = C, num_classes, criterion
+        self._C, self._num_classes, self._criterion, self._affine = C, num_classes, criterion, affine
         self.drop_path_prob = 0.0
         self.stem = nn.Sequential(nn.Conv2d(3, C, 3, padding=1, bias=False), nn.BatchNorm2d(C, eps=EPS))
-        self.cells = nn.ModuleList([MixedOp(C) for _ in range(EDGES)])
+        self.cells = nn.ModuleList([MixedOp(C, affine) for _ in range(EDGES)])
         self.auxiliary = nn.Linear(C, num_classes)
         self.classifier = nn.Linear(C, num_classes)
         self._initialize_alphas()
@@ -64,13 +70,13 @@ class Network(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(s, 1).view(s.size(0), -1))
 
     def new(self) -> Network:
-        model_new = Network(self._C, self._num_classes, self._criterion).to(self.classifier.weight)
+        model_new = Network(self._C, self._num_classes, self._criterion, self._affine).to(self.classifier.weight)
         for x, y in zip(model_new.arch_parameters(), self.arch_parameters(), strict=True):
             x.data = y.data.clone()
         return model_new
 
     def wider(self, C: int) -> Any:
-        return type(self)(C, self._num_classes, self._criterion).to(self.classifier.weight)
+        return type(self)(C, self._num_classes, self._criterion, self._affine).to(self.classifier.weight)
 
     def arch_parameters(self) -> list[Tensor]:
         return self._arch_parameters
@@ -94,10 +100,10 @@ class Network(nn.Module):
         return [CANDIDATES[i] for i in self.alphas_normal.argmax(-1)]
 
 
-def network(C: int = 4, seed: int = 0) -> Network:
+def network(C: int = 4, seed: int = 0, affine: bool = False) -> Network:
     """Return a network in float64, its plain tensors too, whose norms have seen other data than zeros."""
     torch.manual_seed(seed)
-    model = Network(C, 3, nn.CrossEntropyLoss()).double()
+    model = Network(C, 3, nn.CrossEntropyLoss(), affine).double()
     model.alphas_normal.data = model.alphas_normal.data.double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
