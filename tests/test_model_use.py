@@ -113,7 +113,22 @@ def assert_agrees(fast: Any, x: Tensor) -> None:
     for training in (True, False):
         fast.train(training)
         expected = fast.reference(x)
-        assert torch.allclose(fast(x), expected, rtol=0, atol=1e-10)
+        assert torch.allclose(copy.deepcopy(fast)(x), expected, rtol=0, atol=1e-7)
+        assert torch.allclose(fast(x), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "path", ["stem.1", "cells.0._ops.2.op.1", "cells.0._ops.3.op.2", "cells.1._ops.3", "classifier"]
+)
+def test_a_hook_on_a_layer_that_was_merged_or_shared(path: str) -> None:
+    model, x = network(), batch()[0]
+    fast = toponas_fx.simplify(model, x)
+    set_vertex(model, 2, 3)
+    handle = fast.get_submodule(path).register_forward_hook(lambda module, args, output: output * 1.5)
+    assert_agrees(fast, x)
+    handle.remove()
+    assert_agrees(fast, x)
+    assert "self.classifier" in fast.code
 
 
 def test_optimizers_step_what_forward_reads() -> None:

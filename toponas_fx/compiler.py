@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from toponas_fx.capture import Capture, capture
-from toponas_fx.errors import CaptureError
+from toponas_fx.errors import CaptureError, PreconditionError
 from toponas_fx.pipeline import Observer, PassRecord, run_passes
 from toponas_fx.program import Call, Program
 from toponas_fx.state import State
@@ -44,7 +44,11 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
         state.captures[call.fixed] = spent + COST_OF_KNOWN
         known.extend(call, captured.guards)
         return known
-    program, _ = build_program(fast, state, captured, call)
+    try:
+        program, _ = build_program(fast, state, captured, call)
+    except PreconditionError as error:  # what was decided once cannot be kept in this capture
+        _leave_as_written(state, call, str(error))
+        return None
     state.programs.insert(0, program)
     del state.programs[MAX_PROGRAMS:]
     return program
