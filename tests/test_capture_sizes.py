@@ -16,7 +16,7 @@ from exactness import assert_runs_like, compiled, counted_captures, image, no_ca
 SYMBOLIC: dict[str, Callable[[Tensor], Tensor]] = {
     "view": lambda x: x.view(x.size(0), -1),
     "shape": lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]),
-    "unpacked": lambda x: (lambda n, c, h, w: x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, -1, h, w))(*x.size()),
+    "unpacked": lambda x: (lambda n, c, h, w: x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, -1))(*x.size()),
     "shuffle": lambda x: x.view(x.data.size(0), 2, -1, x.size(2), x.size(3)).transpose(1, 2).contiguous().view(x.shape),
     "mean": lambda x: x.sum() / x.size(0) + x.sum((1, 2, 3)) * x.shape[0] - (x.size(0) % 2),
     "numel": lambda x: x.sum() * x.numel() + x.shape.numel() + x.nelement(),

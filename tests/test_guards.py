@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -20,20 +19,10 @@ from torch.nn import functional as F
 import toponas_fx
 from exactness import assert_runs_like, compiled, counted_captures, image, no_capture, weights
 
-DECAY = 0.5
-SETTINGS = {"scale": [1.0]}
-ARGS = Namespace(tau=1.0, inner=SimpleNamespace(scale=2.0))
-COUNTER = [0]
-
 
 class Mode(enum.Enum):
     SOFT = 1
     HARD = 2
-
-
-class Gate:
-    MODE: Any = "full"
-    RATE = 1.0
 
 
 @dataclass
@@ -172,40 +161,6 @@ def test_state_of_modules(way: str, passes: Any, monkeypatch: pytest.MonkeyPatch
     assert_runs_like(fast, model, x)
     with no_capture(monkeypatch):
         assert_runs_like(fast, model, x)
-
-
-class Leveled(Supernet):
-    """A class whose attributes tests change."""
-
-    rate = 1.0
-
-
-GLOBALS: dict[str, tuple[Callable[[Any, Tensor], Any], tuple[Any, str, Any]]] = {
-    "number": (lambda m, x: x * DECAY, (None, "DECAY", 2.0)),
-    "dict": (lambda m, x: x * SETTINGS["scale"][0], (SETTINGS, "scale", [3.0])),
-    "class": (lambda m, x: x * 2 if Gate.MODE == "two" else x, (Gate, "MODE", "two")),
-    "class_rate": (lambda m, x: x * Gate.RATE, (Gate, "RATE", 3.0)),
-    "namespace": (lambda m, x: x * ARGS.tau, (ARGS, "tau", 3.0)),
-    "inner": (lambda m, x: x * ARGS.inner.scale, (ARGS.inner, "scale", 3.0)),
-    "own_class": (lambda m, x: x * m.rate, (Leveled, "rate", 3.0)),
-    "type_of_self": (lambda m, x: x * type(m).rate, (Leveled, "rate", 3.0)),
-    "dunder_class": (lambda m, x: x * m.__class__.rate, (Leveled, "rate", 3.0)),
-    "named_class": (lambda m, x: x * Leveled.rate, (Leveled, "rate", 3.0)),
-}
-
-
-@pytest.mark.parametrize("way", GLOBALS)
-def test_globals_and_class_attributes(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    body, (owner, name, value) = GLOBALS[way]
-    model, x = Leveled(body), image()
-    fast = compiled(model, x)
-    before = fast(x)
-    if owner is None or isinstance(owner, dict):
-        monkeypatch.setitem(globals() if owner is None else owner, name, value)
-    else:
-        monkeypatch.setattr(owner, name, value)
-    assert not torch.equal(fast(x), before)
-    assert_runs_like(fast, model, x)
 
 
 def test_going_back_costs_no_capture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,10 @@ class CaptureError(ToponasError):
         self.where = where
 
 
+class ForeignDrawError(CaptureError):
+    """Forward drew from Python's or numpy's random generator."""
+
+
 class GuardFailure(ToponasError):
     """A recorded answer no longer holds in this run; the model reacts by capturing again."""
 

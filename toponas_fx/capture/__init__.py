@@ -19,7 +19,7 @@ from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import no_trace
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
-from toponas_fx.errors import CaptureError
+from toponas_fx.errors import CaptureError, ForeignDrawError
 
 __all__ = ["Capture", "capture", "no_trace"]
 
@@ -57,9 +57,24 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
     labels = check_signature(forward, args, kwargs)
+    try:
+        return _capture(root, forward, args, kwargs, labels, finds_draws=False)
+    except ForeignDrawError:
+        return _capture(root, forward, args, kwargs, labels, finds_draws=True)
+
+
+def _capture(
+    root: nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    labels: list[str],
+    *,
+    finds_draws: bool,
+) -> Capture:
     tree = TreeIndex.of(root)
-    recorder = Recorder(root, tree)
-    code = CodeWatcher(recorder.guards, tree)
+    recorder = Recorder(root, tree, finds_draws)
+    code = CodeWatcher(recorder, tree)
     tensors_before = {id(tensor) for _, tensor in model_tensors(root)}
     has_gradients = torch.is_grad_enabled()
     with no_trace(root), torch.inference_mode(False), torch.set_grad_enabled(has_gradients):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import random
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
     if isinstance(value, nn.Module) and id(value) in paths:
         return Kind(f"module {paths[id(value)]}")
     if isinstance(value, _BY_IDENTITY):
-        return Same(value)
+        return _by_name(value)
     if depth == 0:
         return Kind(type(value).__qualname__)
     parts = _parts(value)
@@ -81,6 +82,14 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
     if isinstance(value, set | frozenset):
         return type(value), frozenset(freeze(part, paths, depth - 1) for part in parts)
     return type(value), tuple(freeze(part, paths, depth - 1) for part in parts)
+
+
+def _by_name(value: Any) -> Any:
+    """Return the name of a function or class that can be imported by it; others are themselves only."""
+    owner, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if owner in sys.modules and getattr(sys.modules[owner], name, None) is value:
+        return "function or class", (owner, name)
+    return Same(value)
 
 
 def _parts(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from types import CellType
 from typing import Any
 
 from toponas_fx.capture.frozen import MISSING, Kind, freeze
@@ -34,12 +35,14 @@ class StateGuards:
     Attributes:
         attributes: (module path, attribute name) to the frozen value.
         globals: (Python module, global name, attributes below it) to the frozen value.
+        references: (object, attribute, frozen value, where it was read) for objects and closures outside the model.
         patched: the modules of the tree with hooks or a forward of their own.
         places: for each of these keys, ``file:line`` of the user's code that read it first.
     """
 
     attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
     globals: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    references: list[tuple[Any, str, Any, str]] = field(default_factory=list)
     patched: dict[str, Any] = field(default_factory=dict)
     places: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -47,7 +50,8 @@ class StateGuards:
     def depends_on_state(self) -> bool:
         """True where a change of plain state, apart from training flags, could make the run take another path."""
         values = [value for (_, name), value in self.attributes.items() if name != "training"]
-        return any(value == MISSING or not isinstance(value, Kind) for value in (*values, *self.globals.values()))
+        values += [*self.globals.values(), *self.references]
+        return any(value == MISSING or not isinstance(value, Kind) for value in values)
 
     def note_attribute(self, path: str, name: str, value: Any, where: str) -> None:
         """Keep the frozen value of a module's attribute as it was first read."""
@@ -58,6 +62,11 @@ class StateGuards:
         """Keep the frozen value of a global, or of an attribute below one, as it was first seen."""
         self.globals.setdefault(names, value)
         self.places.setdefault(names, where)
+
+    def note_reference(self, owner: Any, name: str, value: Any, where: str) -> None:
+        """Keep the frozen value of an attribute of an object that has no path."""
+        if not any(known is owner and attribute == name for known, attribute, *_ in self.references):
+            self.references.append((owner, name, value, where))
 
     def first_change(self, tree: TreeIndex) -> Change | None:
         """Return the first value that is no longer as recorded, or None where all hold."""
@@ -71,12 +80,23 @@ class StateGuards:
             value = _follow(names)
             if value is not frozen and freeze(value, tree.paths) != frozen:
                 return Change(f"the global `{'.'.join(names)}` was {_show(frozen)}", self.places.get(names, ""))
+        for owner, name, frozen, where in self.references:
+            value = getattr(owner, name, MISSING)
+            if value is not frozen and freeze(value, tree.paths) != frozen:
+                return Change(f"`{name}` of {_name_of(owner)} was {_show(frozen)}", where)
         return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the objects outside the model: in another process they are others, and nothing holds."""
+        kept = [(None, name, Kind("of another process"), where) for _, name, _, where in self.references]
+        return {**vars(self), "references": kept}
 
     def add(self, other: StateGuards) -> None:
         """Hold to what another run of the same path read, too."""
         self.attributes = {**other.attributes, **self.attributes}
         self.globals = {**other.globals, **self.globals}
+        for reference in other.references:
+            self.note_reference(*reference)
 
 
 def _follow(names: tuple[str, ...]) -> Any:
@@ -85,6 +105,10 @@ def _follow(names: tuple[str, ...]) -> Any:
     for name in rest:
         value = getattr(value, name, MISSING)
     return value
+
+
+def _name_of(owner: Any) -> str:
+    return "an enclosing function" if isinstance(owner, CellType) else f"a {type(owner).__qualname__}"
 
 
 def _show(frozen: Any) -> str:

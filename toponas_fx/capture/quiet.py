@@ -49,11 +49,13 @@ def no_trace(root: nn.Module) -> Iterator[None]:
     saved: dict[int, tuple[Tensor, Tensor, bool]] = {}
     for _, tensor in model_tensors(root):
         saved.setdefault(id(tensor), (tensor, tensor.detach().clone(), tensor.requires_grad))
+    dtype = torch.get_default_dtype()
     undo = [change for module in root.modules() for change in _snapshots_of(module)]
     with restored_generators():
         try:
             yield
         finally:
+            torch.set_default_dtype(dtype)
             for restore in undo:
                 restore()
             with torch.no_grad():

@@ -23,6 +23,7 @@ from toponas_fx.capture.quiet import foreign_generators
 from toponas_fx.capture.sizes import RecordedInt, RecordedSize
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import ValueTable, user_location
+from toponas_fx.errors import ForeignDrawError
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
@@ -39,8 +40,8 @@ class Recorder(TorchFunctionMode):
         is_watching: False while a leaf runs or the recorder works.
     """
 
-    def __init__(self, root: nn.Module, tree: TreeIndex) -> None:
-        """Index the model's tensors; ``tree`` is the index of its modules."""
+    def __init__(self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False) -> None:
+        """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
         self._values = ValueTable(root)
         self.guards = StateGuards(patched=tree.patched())
@@ -49,6 +50,7 @@ class Recorder(TorchFunctionMode):
         self.is_watching = False
         self._paths = tree.paths
         self._unsteady: set[int] = set()
+        self._finds_draws = finds_draws
         self._generators = foreign_generators()
         self._modes = _modes()
 
@@ -66,9 +68,9 @@ class Recorder(TorchFunctionMode):
     def add_output(self, value: Any) -> None:
         """Make the output node."""
         self.graph.output(self._values.argument(value))
-        self._check_generators("")
         if self._values.failure is not None:
             raise self._values.failure
+        self._check_generators("")
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -246,12 +248,14 @@ class Recorder(TorchFunctionMode):
         for name, before, now in zip(_MODES, self._modes, _modes(), strict=True):
             if now != before:
                 raise self._values.fail(f"{name} is switched inside forward; a graph cannot repeat that")
-        self._check_generators(" before this line")
+        if self._finds_draws:
+            self._check_generators(" before this line")
 
     def _check_generators(self, place: str) -> None:
         for name, before, now in zip(("Python", "numpy"), self._generators, foreign_generators(), strict=True):
             if now != before and before is not None:
-                raise self._values.fail(f"{name}'s random generator is used{place}; a graph repeats only torch's")
+                sentence = f"{name}'s random generator is used{place}; a graph repeats only torch's"
+                raise self._values.fail(ForeignDrawError(sentence, user_location()))
 
 
 _MODES = ("autocast", "autocast", "inference mode", "the default dtype")

@@ -125,9 +125,9 @@ class ValueTable:
         self._reads.add(node)
         return node
 
-    def fail(self, sentence: str) -> CaptureError:
+    def fail(self, why: str | CaptureError) -> CaptureError:
         """Return the error to raise, and keep it should the user's code swallow it."""
-        self.failure = self.failure or CaptureError(sentence, user_location())
+        self.failure = self.failure or (CaptureError(why, user_location()) if isinstance(why, str) else why)
         return self.failure
 
 
