@@ -43,7 +43,8 @@ and each ``u_i`` linear in a kernel of its own, all v_i become one ``g(sum_i p_i
 outer weights keep the signs. At every one-hot weight vector the chosen candidate meets what it had, its norms tied.
 
 ``placement`` says which stages meet: ``"first"`` aligns candidates at their start, so a one-stage candidate floats onto
-the first stage of a two-stage one; ``"last"`` aligns them at their end, once share-modules has shared the ends.
+the first stage of a two-stage one; ``"last"`` aligns them at their end, once share-modules has shared the ends;
+``"auto"`` takes what leaves fewer taps after merging, and the last at a tie: there no stage is read twice.
 Applied repeatedly, stages of any depth meet one by one.
 
 Refuses:
@@ -64,14 +65,15 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.errors import PreconditionError
-from toponas_fx.mixtures import Mixture, candidate_nodes, mixtures
+from toponas_fx.mixtures import Mixture, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.shareable import ModuleCalls
+from toponas_fx.stages import cheaper_placement, norms_of
 from toponas_fx.tensor_type import TensorType
 
-PLACEMENTS = ("first", "last")
+PLACEMENTS = ("auto", "first", "last")
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,10 @@ class FloatModules(Pass):
     """See the module's docstring.
 
     Attributes:
-        placement: ``"first"`` or ``"last"``.
+        placement: ``"first"``, ``"last"`` or ``"auto"``.
     """
 
-    placement: str = "first"
+    placement: str = "auto"
     name: ClassVar[str] = "float-modules"
     semantics: ClassVar[Semantics] = Semantics.SHARES
 
@@ -115,7 +117,8 @@ class FloatModules(Pass):
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
         for mixture in mixtures(gm.graph):
-            for group in _alike_stages(calls, mixture, self.placement):
+            placement = cheaper_placement(calls, mixture) if self.placement == "auto" else self.placement
+            for group in _alike_stages(calls, mixture, placement):
                 reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
@@ -165,29 +168,8 @@ def _alike_stages(calls: ModuleCalls, mixture: Mixture, placement: str) -> Itera
 
 
 def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) -> fx.Node | None:
-    """Return the first or last norm of a candidate; None where it has none, or norms side by side."""
-    if not isinstance(term, fx.Node) or mixture.terms.count(term) > 1:
-        return None
-    own = candidate_nodes(term, mixture.node)
-    norms = [node for node in own if calls.is_norm(node)]
-    if not norms or not _is_chain(norms, own):
-        return None
-    return norms[0] if placement == "first" else norms[-1]
-
-
-def _is_chain(norms: list[fx.Node], own: list[fx.Node]) -> bool:
-    """Tell whether each norm needs the one before it."""
-    last_norm: dict[fx.Node, fx.Node | None] = {}
-    chain: list[fx.Node] = []
-    for node in own:
-        above = [last_norm.get(parent) for parent in node.all_input_nodes]
-        last_norm[node] = max((norm for norm in above if norm is not None), default=None)
-        if node in norms:
-            if chain and last_norm[node] is not chain[-1]:
-                return False
-            chain.append(node)
-            last_norm[node] = node
-    return True
+    norms = norms_of(calls, mixture, term)
+    return (norms[0] if placement == "first" else norms[-1]) if norms else None
 
 
 def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any) -> str | None:

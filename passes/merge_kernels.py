@@ -29,14 +29,13 @@ coarsest grid that holds the taps of all. Linear layers merge alike.
 
 Refuses:
 
-1. an operation whose taps would cost more merged than apart: merged taps are at most the sum of the taps merged;
+1. an operation whose taps would cost more merged than apart: merged taps are at most ``slack`` times those apart;
 2. operations of unlike input, stride, groups or centre;
 3. an operation whose result something else reads.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -45,37 +44,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.kernel_grid import Grid, cheapest_sets
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.normalize_kernels import convolve
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The positions of a merged kernel's taps: for each dimension its reach before the centre, spacing and size."""
-
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    size: tuple[int, ...]
-
-    @classmethod
-    def of(cls, operations: Sequence[LinearOp]) -> Grid:
-        """Return the coarsest grid that holds the taps of all operations."""
-        padding: list[int] = []
-        dilation: list[int] = []
-        size: list[int] = []
-        for dim in range(operations[0].dims):
-            before = max(op.padding[dim] for op in operations)
-            after = max(op.footprint[dim] - 1 - op.padding[dim] for op in operations)
-            steps = [op.dilation[dim] for op in operations if op.kernel_shape[dim + 2] > 1]
-            spacing = math.gcd(*steps, *(before - op.padding[dim] for op in operations), before + after) or 1
-            padding.append(before)
-            dilation.append(spacing)
-            size.append((before + after) // spacing + 1)
-        return cls(tuple(padding), tuple(dilation), tuple(size))
 
 
 @dataclass(frozen=True)
@@ -98,8 +73,13 @@ class Mergeable:
 
 @dataclass(frozen=True)
 class MergeKernels(Pass):
-    """See the module's docstring."""
+    """See the module's docstring.
 
+    Attributes:
+        slack: how many times the taps apart a merged kernel may have; 0 merges nothing, infinity all it can.
+    """
+
+    slack: float = 1.0
     name: ClassVar[str] = "merge-kernels"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
 
@@ -120,7 +100,7 @@ class MergeKernels(Pass):
                 read = tuple(operation.node for operation in operations if operation not in own)
                 if read and len(operations) > 1:
                     refusals.append(Refusal(read, "something besides the sum reads its result"))
-                for cluster in _clusters(own):
+                for cluster in cheapest_sets(own, self.slack):
                     if len(cluster) > 1:
                         matches.append(Mergeable(node, tuple(cluster), Grid.of(cluster)))
                     elif len(own) > 1:
@@ -170,24 +150,6 @@ def _alike(gm: fx.GraphModule, sum_node: fx.Node) -> Iterator[list[LinearOp]]:
         key = (operation.value, operation.dims, operation.stride, operation.groups, excess)
         groups.setdefault((*key, operation.kernel_shape[:2]), []).append(operation)
     yield from groups.values()
-
-
-def _clusters(operations: list[LinearOp]) -> list[list[LinearOp]]:
-    """Split operations into sets that are each at most as costly as one as apart; the largest kernels first."""
-    clusters: list[list[LinearOp]] = []
-    for operation in sorted(operations, key=lambda op: -math.prod(op.footprint)):
-        for cluster in clusters:
-            together = [*cluster, operation]
-            if math.prod(Grid.of(together).size) <= math.prod(Grid.of(cluster).size) + _taps(operation):
-                cluster.append(operation)
-                break
-        else:
-            clusters.append([operation])
-    return clusters
-
-
-def _taps(operation: LinearOp) -> int:
-    return math.prod(operation.kernel_shape[2:])
 
 
 def _before(operation: LinearOp, grid: Grid) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "toponas_fx"
 
 FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops")
 ANALYSES = ("mixtures", "memory", "purity", "signatures", "linear_ops", "calibration", "shareable", "topology")
+ANALYSES += ("kernel_grid", "stages")
 LAYERS = (
     FACTS,
     ANALYSES,
@@ -24,7 +25,7 @@ LAYERS = (
     ("passes",),
     ("pipeline",),
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
-    ("program", "state", "compiler", "model", "assembly"),
+    ("program", "state", "compiler", "measure", "model", "assembly"),
     ("simplify",),
     ("__init__",),
 )

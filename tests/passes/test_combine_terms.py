@@ -15,7 +15,7 @@ FIRST = (DetectMixedOps(), Deduplicate())
 
 
 def test_adds_the_weights_of_equal_terms():
-    fast, record = check_pass(
+    _, record = check_pass(
         CombineTerms(),
         Edge(nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.ReLU()),
         X,

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare, text_of
+from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare, text_of, undecide
+from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Repeat
 from toponas_fx.passes import (
     CombineTerms,
@@ -17,6 +18,8 @@ from toponas_fx.passes import (
     ShareModules,
     SharePrefixes,
 )
+from toponas_fx.shareable import ModuleCalls
+from toponas_fx.stages import cheaper_placement
 
 X = torch.randn(3, 4, 7, 7, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(),)
@@ -47,7 +50,7 @@ def test_rewrites_a_short_candidate_onto_the_first_stage_of_a_long_one():
         return [nn.Conv2d(4, 4, size, padding=size // 2, bias=False), nn.BatchNorm2d(4)]
 
     fast, record = check_pass(
-        FloatModules(),
+        FloatModules("first"),
         Edge(nn.Sequential(*conv_norm(1)), nn.Sequential(*conv_norm(3), nn.ReLU(), *conv_norm(3))),
         X,
         before="""
@@ -101,7 +104,7 @@ CANDIDATES = {
 }
 
 
-@pytest.mark.parametrize("placement", ["first", "last"])
+@pytest.mark.parametrize("placement", ["auto", "first", "last"])
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
 def test_whole_stacks_at_every_vertex(candidates, placement):
     *before, last = everything(placement)
@@ -111,12 +114,32 @@ def test_whole_stacks_at_every_vertex(candidates, placement):
     check_pass(NormalizeKernels(), Edge(*candidates), X, prerequisites=before[:2])
 
 
-def test_counts_of_a_darts_edge():
-    for placement in ("first", "last"):
-        fast = toponas_fx.simplify(Edge(*CANDIDATES["darts"]), X, passes=everything(placement)).train()
-        text = text_of(fast)
-        assert text.count("conv2d(") + text.count("Conv2d[") == 5
-        assert text.count("BatchNorm2d[") == 2
+@pytest.mark.parametrize("placement", ["auto", "first", "last"])
+@pytest.mark.parametrize(("slack", "convolutions"), [(1.0, 5), (2.0, {"first": 4, "last": 5, "auto": 5})])
+def test_counts_of_a_darts_edge(placement, slack, convolutions):
+    passes = (*everything(placement)[:-1], MergeKernels(slack))
+    fast = toponas_fx.simplify(Edge(*CANDIDATES["darts"]), X, passes=passes).train()
+    text = text_of(fast)
+    expected = convolutions if isinstance(convolutions, int) else convolutions[placement]
+    assert text.count("conv2d(") + text.count("Conv2d[") == expected
+    assert text.count("BatchNorm2d[") == 2
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        ((sep(3), sep(5), dil(3), dil(5)), "last"),  # as many taps either way
+        ((sep(3), sep(5), dil(3)), "first"),  # a dilated 3x3 lies within the first stage's 5x5
+        ((sep(3), sep(3)), "last"),
+        ((nn.ReLU(), nn.Identity()), "last"),
+    ],
+    ids=["tie", "inside", "alike", "no stages"],
+)
+def test_auto_takes_the_placement_with_fewer_taps(candidates, expected):
+    fast = toponas_fx.simplify(Edge(*candidates), X, passes=(DetectMixedOps(), Deduplicate())).train()
+    (mixture,) = mixtures(fast.graph)
+    undecide(fast)
+    assert cheaper_placement(ModuleCalls.of(fast), mixture) == expected
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -153,7 +176,7 @@ def test_last_waits_for_shared_ends():
 
 def test_keeps_norms_without_kernels_of_their_own():
     pooled = nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(4))
-    reasons = check_keeps(FloatModules(), Edge(pooled, sep(3)), X, prerequisites=FIRST)
+    reasons = check_keeps(FloatModules("first"), Edge(pooled, sep(3)), X, prerequisites=FIRST)
     assert any("no convolution or linear layer" in reason for reason in reasons)
 
 
@@ -168,7 +191,7 @@ def test_keeps_modules_that_run_in_several_places():
 
     convs = {name: nn.Conv2d(4, 4, 1, bias=False) for name in "abc"}
     net = Net(forward, alphas=nn.Parameter(torch.ones(2)), norm=shared, end=nn.BatchNorm2d(4), **convs)
-    check_keeps(FloatModules(), net, X, "runs in several places", prerequisites=FIRST)
+    check_keeps(FloatModules("first"), net, X, "runs in several places", prerequisites=FIRST)
 
 
 def test_keeps_constant_weights():
@@ -176,7 +199,7 @@ def test_keeps_constant_weights():
         return self.a(x) + self.alphas[0] * self.b(x) + self.alphas[1] * torch.tanh(x)
 
     net = Net(forward, alphas=nn.Parameter(torch.ones(2)), a=dil(3), b=sep(3))
-    found = check_keeps(FloatModules(), net, X, prerequisites=FIRST)
+    found = check_keeps(FloatModules("first"), net, X, prerequisites=FIRST)
     assert not found or any("constant weight" in reason for reason in found)
 
 
@@ -187,7 +210,7 @@ def test_keeps_stages_that_only_effects_separate():
         return self.alphas[0] * long + self.alphas[1] * self.short(noisy)
 
     net = Net(forward, alphas=nn.Parameter(torch.ones(2)), long=sep(3), short=dil(3))
-    check_keeps(FloatModules(), net, X, "has effects and cannot move", prerequisites=FIRST)
+    check_keeps(FloatModules("first"), net, X, "has effects and cannot move", prerequisites=FIRST)
 
 
 def test_rejects_an_unknown_placement():
