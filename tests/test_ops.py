@@ -155,11 +155,30 @@ EXTREMES = (0.0, -0.0, 1e-40, -1e-40, 1e-20, 1e-12, -1e-12, 2e-12, 1.0, -1.0, 1e
 def test_group_weight_is_finite_with_both_derivatives(pair, dtype):
     weights = scalars(pair, dtype)
     total, shares = ops.group_weight(weights)
+    shares = shares + ops.group_shares(weights)
     value = total * torch.tanh(sum(share * u for share, u in zip(shares, U.to(dtype), strict=False))).sum()
     first = torch.autograd.grad(value, weights, create_graph=True)
     second = torch.autograd.grad(sum(first), weights, allow_unused=True)
     for tensor in (total, shares, value, *first, *(part for part in second if part is not None)):
         assert tensor.isfinite().all()
+
+
+# -- group_shares ---------------------------------------------------------------------------------------------------
+
+
+def test_group_shares_are_what_each_counts_whatever_its_sign():
+    assert ops.group_shares(scalars([0.5, -0.25, 0.25])).tolist() == [0.5, 0.25, 0.25]
+    assert ops.group_shares(scalars([0.0, -2.0])).tolist() == [0.0, 1.0]
+    assert ops.group_shares(scalars([1e-13, -1e-13, 0.0])).tolist() == [1 / 3] * 3
+
+
+@pytest.mark.parametrize("values", [(0.2, 0.3, 0.5), (0.5, -0.25, 0.25), (-0.5, -0.25, -1.0)])
+def test_group_shares_have_both_derivatives(values):
+    def call(*weights):
+        return ops.group_shares(weights)
+
+    assert gradcheck(call, scalars(values))
+    assert gradgradcheck(call, scalars(values))
 
 
 # -- kernel_scale and scale_bias ------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ def why_not_gathered(graph: fx.Graph, nodes: Sequence[fx.Node]) -> str | None:
     """
     root, inside = nodes[0], set(nodes)
     written = {storage for node in nodes for storage in node.meta.get("mutates", ())}
-    written.add(root.meta.get("storage", -1))
     read: set[int] = set()
     seen_root = False
     for node in graph.nodes:

@@ -135,6 +135,16 @@ def test_edges_of_one_source_are_told_apart_by_their_rows():
     assert found.endswith("(0, 0, 0, 1, 1, 1))")
 
 
+def test_edges_of_one_row_are_told_apart_by_their_sources():
+    def forward(self, x):
+        y = torch.neg(x)
+        return sum(sum(w * op(z) for w, op in zip(self.alphas, CANDIDATES, strict=True)) for z in (x, y))
+
+    fast, _ = check_pass(DetectMixedOps(), Net(forward, alphas=alphas(3)), X)
+    (found,) = lines_of(fast, "mixed_sum")
+    assert found.endswith("(0, 0, 0, 1, 1, 1))")
+
+
 def test_multiplies_a_whole_sums_weight_into_its_weights():
     def forward(self, x):
         inner = self.alphas[0] * torch.relu(x) + self.alphas[1] * torch.tanh(x)

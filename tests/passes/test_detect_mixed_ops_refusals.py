@@ -51,6 +51,22 @@ def test_keeps_a_sum_of_weights_alone():
     check_pass(DetectMixedOps(), Net(forward, alphas=alphas(5)), X)
 
 
+def test_keeps_weights_that_are_spread_over_zeros():
+    def forward(self, x):
+        return x * (torch.zeros_like(x) + self.alphas[0] + self.alphas[1])
+
+    check_keeps(DetectMixedOps(), Net(forward, alphas=alphas(2)), X, "it adds weights, not candidates")
+
+
+def test_rewrites_a_sum_that_is_written_in_place_afterwards():
+    def forward(self, x):
+        total = self.alphas[0] * torch.tanh(x) + self.alphas[1] * torch.sigmoid(x)
+        return torch.relu_(total)
+
+    fast, _ = check_pass(DetectMixedOps(), Net(forward, alphas=alphas(2)), X)
+    assert len(lines_of(fast, "mixed_sum")) == 1
+
+
 def test_keeps_memory_that_something_else_reads():
     def forward(self, x):
         out = torch.relu(x)

@@ -165,6 +165,11 @@ def test_keeps_zeros_that_are_written_in_place():
         assert check_keeps(DropZeroCandidates(), net, X, prerequisites=FIRST) == []
 
 
+def test_keeps_what_is_zero_in_parts():
+    net = Edge(nn.Tanh(), ZeroLike(lambda x: torch.cat([x[:, :2].mul(0.0), x[:, 2:]], 1)))
+    assert check_keeps(DropZeroCandidates(), net, X, prerequisites=FIRST) == []
+
+
 @pytest.mark.parametrize("factor", [1e-30, -1.0, 1])
 def test_keeps_small_factors(factor):
     net = Edge(nn.Tanh(), ZeroLike(lambda x: x * factor))

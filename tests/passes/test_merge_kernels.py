@@ -17,9 +17,9 @@ def conv(size, dilation=1, **options):
     return nn.Conv2d(4, 4, size, dilation=dilation, **options)
 
 
-def merged(fast):
+def merged(fast, function="conv2d"):
     """Return the geometry of each convolution function: what follows kernel and bias."""
-    return [line.split(", (", 1)[1].rstrip(")") for line in lines_of(fast, "conv2d")]
+    return [line.split(", (", 1)[1].rstrip(")") for line in lines_of(fast, function)]
 
 
 def test_rewrites_two_convolutions_into_one():
@@ -92,6 +92,11 @@ GRIDS = {
         "3x3, 1x3 merged into 3x3",
         "1, 1), (1, 1), (1, 1), 1",
     ),
+    "no kernel holds the others": (
+        (nn.Conv2d(4, 4, (3, 5), padding=(1, 2)), nn.Conv2d(4, 4, (5, 3), padding=(2, 1))),
+        "3x5, 5x3 merged into 5x5",
+        "1, 1), (2, 2), (1, 1), 1",
+    ),
     "one dimension dilated": (
         (nn.Conv2d(4, 4, 3, padding=(1, 2), dilation=(1, 2)), nn.Conv2d(4, 4, (3, 5), padding=(1, 2))),
         "3x3 dilated by 1x2, 3x5 merged into 3x5",
@@ -114,6 +119,21 @@ def test_merges_other_dimensions(dims):
     net = Edge(*(make(2, 3, size, padding=size // 2) for size in (1, 3)))
     fast, _ = check_pass(MergeKernels(), net, torch.randn(2, 2, *[5] * dims), prerequisites=FIRST)
     assert len(lines_of(fast, f"conv{dims}d")) == 1
+
+
+def test_merges_up_to_the_sum_of_the_taps():
+    """Two taps between three, all two pixels apart: five taps one pixel apart, as many as apart."""
+    net = Edge(nn.Conv1d(2, 2, 3, padding=2, dilation=2), nn.Conv1d(2, 2, 2, padding=1, dilation=2))
+    fast, record = check_pass(MergeKernels(), net, torch.randn(2, 2, 9), prerequisites=FIRST)
+    assert [change.sentence for change in record.changes] == ["3 dilated by 2, 2 dilated by 2 merged into 5"]
+    assert merged(fast, "conv1d") == ["1,), (2,), (1,), 1"]
+
+
+@pytest.mark.parametrize(("slack", "count"), [(0.0, 0), (0.99, 0), (1.0, 1), (float("inf"), 1)])
+def test_merges_by_its_slack(slack, count):
+    net = Edge(nn.Conv1d(2, 2, 3, padding=2, dilation=2), nn.Conv1d(2, 2, 2, padding=1, dilation=2))
+    fast, _ = check_pass(MergeKernels(slack), net, torch.randn(2, 2, 9), prerequisites=FIRST)
+    assert len(lines_of(fast, "merge_kernels")) == count
 
 
 def test_merges_linear_layers():
@@ -176,8 +196,8 @@ def test_keeps_operations_that_cost_more_merged():
     ]
 
 
-def test_merges_up_to_the_sum_of_the_taps():
-    """A 3x4 dilated by 1x2 lies in the footprint of a 3x7."""
+def test_merges_even_kernels_in_a_footprint():
+    """A 3x4 dilated by 1x2 lies in that of a 3x7."""
     net = Edge(
         nn.Conv2d(4, 4, (3, 4), padding=(1, 3), dilation=(1, 2)),
         nn.Conv2d(4, 4, (3, 7), padding=(1, 3)),

@@ -160,6 +160,18 @@ def test_leaves_kernels_that_feed_no_shared_norm():
     assert "kernel_scale" not in text_of(fast)
 
 
+def test_leaves_kernels_whose_mixture_feeds_a_norm_of_its_own():
+    """There the kernel's scale is the user's own way to weigh candidates."""
+
+    def forward(self, x):
+        return self.norm(self.alphas[0] * self.a(x) + self.alphas[1] * self.b(x)) + self.edge(x)
+
+    net = Net(forward, a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 3, padding=1), norm=nn.BatchNorm2d(4))
+    net.alphas, net.edge = nn.Parameter(torch.rand(2)), Edge(conv_norm(1), conv_norm(3))
+    fast = toponas_fx.simplify(net, X, passes=ALL)
+    assert set(normalized(fast)) == {"edge.ops.0.0.weight", "edge.ops.1.0.weight"}
+
+
 @pytest.mark.parametrize("per", ["kernel", "filter"])
 def test_the_scale_of_a_kernel_does_not_matter(per):
     """Both sides of the vertex test would forget a forgotten normalization alike; this one does not."""

@@ -66,13 +66,8 @@ def test_rewrites_two_norms_into_one():
     assert [change.sentence for change in record.changes] == ["BatchNorm2d `ops.0.1` takes the place of `ops.1.1`"]
     assert fast.meta["sharing"].ties == {"ops.1.1": "ops.0.1"}
     assert fast.ops[1][1] is fast.ops[0][1]
-    assert [name for name, _ in fast.named_parameters()] == [
-        "alphas",
-        "ops.0.0.weight",
-        "ops.0.1.weight",
-        "ops.0.1.bias",
-        "ops.1.0.weight",
-    ]
+    names = ["alphas", "ops.0.0.weight", "ops.0.1.weight", "ops.0.1.bias", "ops.1.0.weight"]
+    assert [name for name, _ in fast.named_parameters()] == names
 
 
 def test_shares_whole_suffixes_with_one_group_weight():
@@ -81,6 +76,17 @@ def test_shares_whole_suffixes_with_one_group_weight():
     assert fast.meta["sharing"].ties == {"ops.1.3": "ops.0.3", "ops.1.2": "ops.0.2"}
     assert [change.sentence.split()[0] for change in record.changes] == ["BatchNorm2d", "Conv2d"]
     assert text_of(fast).count("group_weight") == 1
+
+
+def test_shares_a_part_of_a_group_with_shares_of_its_own():
+    def candidate(size, *middle):
+        conv = nn.Conv2d(4, 4, size, padding=size // 2, bias=False)
+        return nn.Sequential(conv, *middle, nn.BatchNorm2d(4))
+
+    net = Edge(candidate(1, nn.Conv2d(4, 4, 1)), candidate(3, nn.Conv2d(4, 4, 1)), candidate(5))
+    fast, _ = check_pass(ShareModules(), net, X, prerequisites=FIRST)
+    assert fast.meta["sharing"].ties == {"ops.1.2": "ops.0.2", "ops.2.1": "ops.0.2", "ops.1.1": "ops.0.1"}
+    assert text_of(fast).count("group_weight") == 2
 
 
 def test_shares_further_after_deduplication():
@@ -185,8 +191,8 @@ def test_keeps_unlike_modules(ends):
 
 
 def test_keeps_alike_modules_on_unlike_inputs():
-    pools = nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(2)
-    net = Edge(nn.Sequential(nn.MaxPool2d(2), pools[0]), nn.Sequential(nn.AvgPool2d(3), nn.AdaptiveAvgPool2d(2)))
+    feeds = nn.MaxPool2d(2), nn.AvgPool2d(3)
+    net = Edge(*(nn.Sequential(feed, nn.AdaptiveAvgPool2d(2)) for feed in feeds))
     assert check_keeps(ShareModules(), net, X, prerequisites=FIRST) == []
 
 
@@ -231,10 +237,11 @@ def test_keeps_a_module_that_runs_in_several_places():
 
 def test_keeps_a_candidate_with_a_constant_weight():
     def forward(self, x):
-        return 0.5 * self.a(x) + self.alphas[0] * self.b(x) + self.alphas[1] * torch.tanh(x)
+        return self.a(x) + self.b(x) + self.alphas[0] * torch.tanh(x) + self.alphas[1] * torch.sigmoid(x)
 
     net = Net(forward, a=conv_norm(1), b=conv_norm(3), alphas=nn.Parameter(torch.rand(2)))
-    check_keeps(ShareModules(), net, X, prerequisites=FIRST)
+    reasons = check_keeps(ShareModules(), net, X, prerequisites=FIRST)
+    assert reasons == ["a candidate has a constant weight"] * 2
 
 
 def test_keeps_a_candidate_whose_result_something_else_reads():
