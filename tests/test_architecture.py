@@ -25,7 +25,7 @@ LAYERS = (
     ("passes",),
     ("pipeline",),
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
-    ("program", "state", "compiler", "measure", "model", "assembly"),
+    ("program", "state", "compiler", "sampling", "measure", "model", "assembly"),
     ("simplify",),
     ("__init__",),
 )

@@ -19,6 +19,8 @@ _RANDOM = frozenset(
     "native_dropout scaled_dot_product_attention multi_head_attention_forward new _sample_dirichlet _standard_gamma "
     "seed manual_seed set_rng_state".split()
 )
+_RANDOM_IN_PLACE = frozenset("bernoulli_ uniform_ normal_ exponential_ random_ cauchy_ geometric_ log_normal_".split())
+_DROPOUTS = nn.modules.dropout._DropoutNd
 _EFFECTS = frozenset("_set_grad_enabled requires_grad_ backward _assert _assert_async record_function".split())
 _COUNTING = frozenset("batch_norm instance_norm native_batch_norm".split())
 _PURE_MODULES = tuple(
@@ -51,11 +53,20 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     return _is_known(node.target) and node.target is not operator.setitem and not name.endswith("_")
 
 
+def is_random(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node draws from a random generator."""
+    if node.op == "call_module":
+        module = gm.get_submodule(str(node.target))
+        return isinstance(module, _RANDOM_MODULES) or (isinstance(module, _DROPOUTS) and module.training)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _RANDOM or name in _RANDOM_IN_PLACE
+
+
 def is_pure_module(module: nn.Module) -> bool:
     """Tell the same of a leaf module in its present mode."""
     if getattr(module, "inplace", False) or isinstance(module, _RANDOM_MODULES) or is_hooked(module):
         return False
-    if isinstance(module, nn.modules.dropout._DropoutNd):
+    if isinstance(module, _DROPOUTS):
         return not module.training
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return not (module.training and module.track_running_stats)

@@ -29,6 +29,7 @@ from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps, NormalizeKernels
 from toponas_fx.pipeline import PassRecord
 from toponas_fx.program import Call
 from toponas_fx.report import Report, build_report, unused_notes
+from toponas_fx.sampling import why_sampled
 from toponas_fx.topology import build_topology
 from toponas_fx.tree import copy_tree
 
@@ -109,8 +110,12 @@ def _compile_first(
     """Capture and compile the present mode; leave the user's forward as written where that cannot be."""
     state = fast._toponas
     call = Call.of(inputs, {}, fast.training)
+    forward = MethodType(state.user_forward, fast)
     try:
-        captured = capture(fast, MethodType(state.user_forward, fast), inputs, {})
+        captured = capture(fast, forward, inputs, {})
+        reason = why_sampled(fast, forward, inputs, captured)
+        if reason is not None:
+            raise CaptureError(reason)
     except CaptureError as error:
         state.as_written[call.fixed] = str(error)
         warnings.warn(f"{state.user_class.__name__} runs as its user wrote it: {error}", stacklevel=3)
@@ -148,6 +153,9 @@ def _checked_passes(
         raise ArgumentError(f"the model is wrapped in {type(model).__name__}: simplify before wrapping")
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"simplify takes a torch.nn.Module, not {type(model).__name__}")
+    compiled = [path for path, module in model.named_modules() if type(module).__name__ == "OptimizedModule"]
+    if compiled:
+        raise ArgumentError(f"`{compiled[0] or 'the model'}` went through torch.compile: simplify before compiling")
     if isinstance(model, SimplifiedModule):
         raise ArgumentError("the model is simplified already")
     if mode not in MODES:

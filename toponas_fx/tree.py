@@ -6,6 +6,7 @@ import copy
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from toponas_fx.capture.owners import hidden_modules, model_tensors
@@ -15,8 +16,8 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
     """Copy a model's module tree over the same tensors.
 
     Every module becomes a new object with its own attributes; parameters, buffers and plain tensors are the same
-    objects in both. References between modules lead to the copies. What cannot be copied, and modules held outside the
-    tree, is shared.
+    objects in both. References between modules lead to the copies. What cannot be copied, scripted modules, and
+    modules held outside the tree are shared.
 
     Args:
         root: the model.
@@ -28,6 +29,8 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
     memo: dict[int, Any] = {id(tensor): tensor for _, tensor in model_tensors(root)}
     memo.update({id(module): module for module in hidden_modules(root)})
     modules = list(root.modules())
+    memo.update({id(module): module for module in modules if isinstance(module, torch.jit.ScriptModule)})
+    modules = [module for module in modules if id(module) not in memo]
     for module in modules:
         memo[id(module)] = object.__new__(root_class if module is root else type(module))
     for module in modules:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.autograd import Function
 
@@ -15,6 +16,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def is_leaf(module: nn.Module) -> bool:
     """Tell whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
     in_torch = type(module).__module__.startswith("torch.nn.modules.")
     return in_torch and not isinstance(module, _CONTAINERS) and type(module) is not nn.Module
 

@@ -78,7 +78,8 @@ def foreign_generators() -> tuple[Any, Any]:
 def _snapshots_of(module: nn.Module) -> Iterator[Callable[[], None]]:
     own = vars(module)
     for table in (own, module._parameters, module._buffers, module._modules):
-        yield from _snapshot(table)
+        if isinstance(table, dict):  # a scripted module's are not
+            yield from _snapshot(table)
     for name, value in list(own.items()):
         if name not in MODULE_INTERNALS:
             yield from _snapshots(value)

@@ -258,13 +258,14 @@ class Recorder(TorchFunctionMode):
                 raise self._values.fail(ForeignDrawError(sentence, user_location()))
 
 
-_MODES = ("autocast", "autocast", "inference mode", "the default dtype")
+_MODES = ("autocast", "autocast", "inference mode", "the default dtype", "saving of tensors for backward")
 
 
 def _modes() -> tuple[Any, ...]:
     """Return what governs torch calls from outside, in the order of ``_MODES``; grad mode is seen as a call."""
     autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    return *autocast, torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return *autocast, torch.is_inference_mode_enabled(), torch.get_default_dtype(), hooks
 
 
 def _version(tensor: Tensor) -> int:

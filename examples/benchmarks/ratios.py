@@ -1,0 +1,138 @@
+"""Compare each example supernet with what toponas_fx makes of it: step time, memory for backward, operations.
+
+A step is a forward and a backward pass over one random batch. The two models take their steps in turn in one process,
+and the time ratio is the median over the pairs, so that it holds on a busy machine.
+
+    python examples/benchmarks/ratios.py
+    python examples/benchmarks/ratios.py --space darts pcdarts --repeats 20 --json ratios.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples' folder, for the supernets in it
+import toponas_fx
+from supernets.darts import DARTSSupernet
+from supernets.gdas import GDASSupernet
+from supernets.mobile import MobileSupernet
+from supernets.nasbench201 import NASBench201Supernet
+from supernets.pcdarts import PCDARTSSupernet
+from toponas_fx.costs import saved_bytes
+
+IMAGE_SIZE = 32
+SPACES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # with the images of a batch, and steps to warm up
+    "nasbench201": (lambda: NASBench201Supernet(C=16, N=2), 64, 1),
+    "darts": (lambda: DARTSSupernet(C=16, layers=3), 16, 1),  # normal, reduction, reduction
+    "pcdarts": (lambda: PCDARTSSupernet(C=16, layers=3), 16, 1),
+    "gdas": (lambda: GDASSupernet(C=16, N=2), 64, 16),  # until it is known that each step takes another path
+    "mobile": (lambda: MobileSupernet(C=16, layers=2), 16, 1),
+}
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Simplified over original, and operations before and after.
+
+    Attributes:
+        time: of a step.
+        milliseconds: of the original's step.
+        saved: bytes that a forward pass keeps for the backward pass.
+        convolutions: before and after; zeros where there is no graph.
+        norms: likewise.
+        notes: what toponas_fx warned of.
+    """
+
+    time: float
+    milliseconds: float
+    saved: float
+    convolutions: tuple[int, int]
+    norms: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def measure(space: str, repeats: int, mode: str) -> Ratios:
+    """Measure one space; a pair of steps draws the same random numbers."""
+    make, batch, warm_up = SPACES[space]
+    torch.manual_seed(0)
+    original = make()
+    images, targets = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE), torch.randint(10, (batch,))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        models = (original, toponas_fx.simplify(copy.deepcopy(original), images, mode=mode))
+        steps = range(warm_up + repeats)
+        pairs = [[step_seconds(model, images, targets, seed) for model in models] for seed in steps][warm_up:]
+        sizes = [seeded_saved_bytes(model, images) for model in models]
+    before, after = models[1].report.before, models[1].report.after
+    return Ratios(
+        time=statistics.median(simplified / plain for plain, simplified in pairs),
+        milliseconds=1e3 * statistics.median(plain for plain, _ in pairs),
+        saved=sizes[1] / sizes[0],
+        convolutions=(before.convolutions, after.convolutions),
+        norms=(before.norms, after.norms),
+        notes=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+    )
+
+
+def seeded_saved_bytes(model: nn.Module, images: Tensor) -> int:
+    """Return what a forward pass on images, f32[N,3,H,W], saves, with the same random numbers for each model."""
+    torch.manual_seed(0)
+    return saved_bytes(model, images)
+
+
+def step_seconds(model: nn.Module, images: Tensor, targets: Tensor, seed: int) -> float:
+    """Return how long a step takes: images f32[N,3,H,W], targets i64[N]."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    model._loss(images, targets).backward()
+    return time.perf_counter() - start
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--space", nargs="+", choices=SPACES, default=list(SPACES), help="which (all)")
+    parser.add_argument("--repeats", type=int, default=10, help="steps of each model (%(default)s)")
+    parser.add_argument("--mode", choices=("share", "exact"), default="share", help="of simplify (%(default)s)")
+    parser.add_argument("--threads", type=int, help="of torch; by default torch decides")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, found {args.repeats}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = {space: measure(space, args.repeats, args.mode) for space in args.space}
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    table = Table(title=f"Simplified over original, mode {args.mode}, {torch.get_num_threads()} threads")
+    table.add_column("supernet", no_wrap=True)
+    for column in ("original's\nstep", "step\ntime", "saved for\nbackward", "convolutions", "norms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for space, r in found.items():
+        counts = (f"{old} → {new}" if old else "as written" for old, new in (r.convolutions, r.norms))
+        table.add_row(space, f"{r.milliseconds:.0f} ms", f"{r.time:.2f}", f"{r.saved:.2f}", *counts)
+    console.print(table)
+    for space, note in ((space, note) for space, r in found.items() for note in r.notes):
+        console.print(f"note on {space}: {note}", markup=False, highlight=False)
+    if args.json:
+        contents = {"mode": args.mode, "ratios": {space: asdict(r) for space, r in found.items()}}
+        args.json.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

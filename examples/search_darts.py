@@ -1,0 +1,118 @@
+"""Search with DARTS and its variants, on the supernet as it is and on the one that toponas_fx makes of it.
+
+Run it without arguments: both searches start from the same weights and take their steps in turn on the same batches of
+scikit-learn's digits, so that the seconds a step compare fairly on a busy machine.
+
+    python examples/search_darts.py
+    python examples/search_darts.py --method pc-darts --order 2 --C 16 --layers 8 --nodes 4 --data path/to/images
+
+Methods: darts and beta-darts search normal and reduction cells of the DARTS space; pc-darts does so with partial
+channels; gdas samples cells of NAS-Bench-201; fbnet chooses the blocks of a mobile network.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from beta_darts import STRENGTH, BetaArchitect
+from image_data import SearchData
+from search_loop import Method, Search, make_console, run_searches, show, write_json
+from search_nasbench201 import node_lines
+from search_options import add_arguments, check_arguments, positive
+from supernets.darts import DARTSSupernet, Genotype
+from supernets.gdas import GDASSupernet
+from supernets.mobile import MobileSupernet
+from supernets.pcdarts import K, PCDARTSSupernet
+
+TAU, TAU_MIN = 10.0, 0.1
+TEMPERATURE, TEMPERATURE_MIN = 5.0, 0.1
+CELLS, CELLS_A_STAGE = 3, 1
+
+
+def _darts(args: argparse.Namespace, data: SearchData) -> DARTSSupernet:
+    return _of_darts_space(DARTSSupernet, args, data)
+
+
+def _pcdarts(args: argparse.Namespace, data: SearchData) -> PCDARTSSupernet:
+    return _of_darts_space(PCDARTSSupernet, args, data)
+
+
+def _of_darts_space(supernet: type[DARTSSupernet], args: argparse.Namespace, data: SearchData) -> DARTSSupernet:
+    sizes = {"layers": args.layers or CELLS, "steps": args.nodes, "multiplier": args.nodes}
+    return supernet(args.C, num_classes=data.num_classes, in_channels=data.in_channels, **sizes)
+
+
+def _gdas(args: argparse.Namespace, data: SearchData) -> GDASSupernet:
+    return GDASSupernet(args.C, args.layers or CELLS_A_STAGE, data.num_classes, data.in_channels, tau=TAU)
+
+
+def _mobile(args: argparse.Namespace, data: SearchData) -> MobileSupernet:
+    layers = args.layers or CELLS_A_STAGE
+    return MobileSupernet(args.C, layers, data.num_classes, data.in_channels, temperature=TEMPERATURE)
+
+
+def _cell_lines(genotype: Genotype) -> str:
+    lines = []
+    for name, edges in (("normal", genotype.normal), ("reduce", genotype.reduce)):
+        nodes = zip(edges[::2], edges[1::2], strict=True)
+        lines += [f"{name} {2 + node}: {a} {i}, {b} {j}" for node, ((a, i), (b, j)) in enumerate(nodes)]
+    return "\n".join(lines)
+
+
+def _strengthen(search: Search, progress: float) -> None:
+    search.architect.strength = STRENGTH * progress
+
+
+def _cool(search: Search, progress: float) -> None:
+    search.model.set_tau(TAU + (TAU_MIN - TAU) * progress)
+
+
+def _anneal_temperature(search: Search, progress: float) -> None:
+    search.model.set_temperature(TEMPERATURE * (TEMPERATURE_MIN / TEMPERATURE) ** progress)
+
+
+METHODS = {
+    "darts": Method("DARTS", _darts, _cell_lines),
+    "beta-darts": Method("β-DARTS", _darts, _cell_lines, BetaArchitect, _strengthen),
+    "pc-darts": Method("PC-DARTS", _pcdarts, _cell_lines),
+    "gdas": Method("GDAS on NAS-Bench-201", _gdas, node_lines, anneal=_cool),
+    "fbnet": Method("FBNet's method on mobile blocks", _mobile, "\n".join, anneal=_anneal_temperature),
+}
+SAMPLING = ("gdas", "fbnet")
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, SearchData]:
+    """Read the command line and the images; a mistake in either ends the program with one sentence."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--method", choices=METHODS, default="darts", help="what to search with (%(default)s)")
+    add_arguments(parser, C=8, epochs=8, threads=1)  # a small supernet, which threads only slow down
+    layers = f"cells, or for gdas and fbnet cells or blocks a stage ({CELLS} or {CELLS_A_STAGE})"
+    parser.add_argument("--layers", type=positive, help=layers)
+    parser.add_argument("--nodes", type=positive, default=2, help="of a DARTS cell; the papers have 4 (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.order == 2 and args.method in SAMPLING:
+        parser.error(
+            f"--order 2: {args.method} draws candidates in each run, so it has no difference of two runs to take"
+        )
+    if args.method not in SAMPLING and args.layers and args.layers < CELLS:
+        parser.error(
+            f"--layers must be at least {CELLS} for {args.method}, of which one is normal, found {args.layers}"
+        )
+    if args.method == "pc-darts" and args.C % K:
+        parser.error(f"--C must be a multiple of {K} for pc-darts, found {args.C}")
+    return args, check_arguments(parser, args)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search, print, and write the JSON."""
+    args, data = parse(argv)
+    method = METHODS[args.method]
+    console = make_console()
+    results, notes = run_searches(method, args, data, console)
+    show(method, results, notes, console)
+    write_json(args, results, notes)
+
+
+if __name__ == "__main__":
+    main()

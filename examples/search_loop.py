@@ -1,0 +1,244 @@
+"""The loop that the example searches share: the supernet as it is and as toponas_fx makes it, in turn, and their table.
+
+A script says in a `Method` what its search differs in; the options are those of `search_options`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import DataLoader
+
+import toponas_fx
+from architect import Architect, Batch, DartsModel
+from image_data import SearchData
+from toponas_fx.costs import saved_bytes
+
+LEARNING_RATE, LEARNING_RATE_MIN = 0.025, 0.001
+MOMENTUM = 0.9
+WEIGHT_DECAY = 3e-4
+GRADIENT_CLIP = 5.0
+
+Results = dict[str, dict[str, Any]]
+"""For each supernet, "original" or "simplified", what its search cost and found."""
+
+
+class Supernet(DartsModel, Protocol):
+    """What a supernet offers to the whole loop; `nn.Module` has the rest."""
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the weights' optimizer trains."""
+
+    def genotype(self) -> Any:
+        """Return the architecture of the strongest candidates."""
+
+
+def _no_annealing(search: Search, progress: float) -> None:
+    """Leave the search as it is."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one search differs in from another.
+
+    Attributes:
+        title: of the table.
+        supernet: makes the supernet as it is from the settings and the data.
+        lines: writes a genotype for the table, a line a node.
+        architect: trains the architecture of a supernet.
+        anneal: sets what changes between epochs; progress goes from 0 in the first epoch to 1 in the last.
+    """
+
+    title: str
+    supernet: Callable[[argparse.Namespace, SearchData], Supernet]
+    lines: Callable[[Any], str]
+    architect: Callable[..., Architect] = Architect
+    anneal: Callable[[Search, float], None] = _no_annealing
+
+
+class Search:
+    """One search: a supernet, the optimizers of its weights and its architecture, and what its steps took."""
+
+    def __init__(self, name: str, model: Supernet, architect: Architect, order: int, epochs: int) -> None:
+        self.name = name
+        self.model = model
+        self.order = order
+        self.seconds: list[float] = []
+        self.optimizer = SGD(model.weight_parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self.schedule = CosineAnnealingLR(self.optimizer, epochs, eta_min=LEARNING_RATE_MIN)
+        self.architect = architect
+
+    def step(self, train: Batch, valid: Batch) -> None:
+        """Train the architecture on one batch, then the weights on another, by the clock."""
+        start = _now(train[0].device)
+        self.model.train()
+        eta = self.optimizer.param_groups[0]["lr"]
+        self.architect.step(train, valid, eta, self.optimizer, unrolled=self.order == 2)
+        self.optimizer.zero_grad()
+        self.model._loss(*train).backward()
+        clip_grad_norm_(self.model.weight_parameters(), GRADIENT_CLIP)
+        self.optimizer.step()
+        self.seconds.append(_now(train[0].device) - start)
+
+    @torch.no_grad()
+    def accuracy(self, loader: DataLoader, limit: int | None, device: torch.device) -> float:
+        """Return the share of images, in percent, that the whole supernet classifies right."""
+        self.model.eval()
+        right = total = 0
+        for images, targets in islice(loader, limit):
+            predictions = self.model(images.to(device)).argmax(dim=1)
+            right += int((predictions == targets.to(device)).sum())
+            total += len(targets)
+        return 100 * right / total
+
+    def result(self, images: torch.Tensor, accuracy: float) -> dict[str, Any]:
+        """Return what the table shows, with the cost of one training pass on the images, f32[N,C,H,W]."""
+        self.model.train()
+        return {
+            "seconds_a_step": statistics.median(self.seconds),
+            "saved_bytes": saved_bytes(self.model, images),
+            "validation_accuracy": accuracy,
+            "cell": self.model.genotype(),
+            "alphas": [alphas.tolist() for alphas in self.model.arch_parameters()],
+        }
+
+
+def run_searches(
+    method: Method, args: argparse.Namespace, data: SearchData, console: Console
+) -> tuple[Results, list[str]]:
+    """Run the searches that args ask for, step by step in turn.
+
+    Returns:
+        Their results, and notes: what toponas_fx and torch warned of.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        results = _run_searches(method, args, data, console)
+    return results, list(dict.fromkeys(str(warning.message) for warning in caught))
+
+
+def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, console: Console) -> Results:
+    weights = data.search_loader(data.weights, args.batch, args.seed)
+    architecture = data.search_loader(data.architecture, args.batch, args.seed + 1)
+    validation = data.validation_loader(args.batch)
+    example = next(iter(data.search_loader(data.weights, args.batch, args.seed)))[0].to(args.device)
+    searches = [_make_search(name, method, args, data, example) for name in args.models]
+    if args.report and "simplified" in args.models:
+        print(searches[-1].model.report)
+
+    steps = min(len(weights), args.limit_batches or len(weights))
+    accuracies: dict[str, float] = {}
+    with _progress(console) as progress:
+        task = progress.add_task("epoch 1", total=steps * args.epochs)
+        for epoch in range(args.epochs):
+            for one in searches:
+                method.anneal(one, epoch / max(1, args.epochs - 1))
+            for batches in islice(zip(weights, architecture, strict=True), steps):
+                train, valid = ((images.to(args.device), targets.to(args.device)) for images, targets in batches)
+                for one in searches:
+                    one.step(train, valid)
+                searches.reverse()  # nobody always goes first
+                progress.advance(task)
+            for one in searches:
+                one.schedule.step()
+                accuracies[one.name] = one.accuracy(validation, args.limit_batches, args.device)
+            scores = ", ".join(f"{name} {accuracies[name]:.1f} %" for name in args.models)
+            progress.update(task, description=f"epoch {epoch + 1}: {scores}")
+
+    results = {one.name: one.result(example, accuracies[one.name]) for one in searches}
+    return {name: results[name] for name in args.models}
+
+
+def ratios(results: Results) -> dict[str, float]:
+    """Return simplified over original for what a step costs; empty unless both ran."""
+    if len(results) < 2:
+        return {}
+    return {cost: results["simplified"][cost] / results["original"][cost] for cost in ("seconds_a_step", "saved_bytes")}
+
+
+def show(method: Method, results: Results, notes: list[str], console: Console) -> None:
+    """Print the table, and below it the notes, the cells and what a benchmark knows of them."""
+    table = Table(title=method.title)
+    table.add_column("supernet", no_wrap=True)
+    for column in ("seconds\na step", "saved for\nbackward", "validation\naccuracy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("found cell")
+    for name, result in results.items():
+        table.add_row(
+            name,
+            f"{result['seconds_a_step']:.3f}",
+            f"{result['saved_bytes'] / 2**20:.1f} MiB",
+            f"{result['validation_accuracy']:.1f} %",
+            method.lines(result["cell"]),
+            end_section=True,
+        )
+    if ratio := ratios(results):
+        points = results["simplified"]["validation_accuracy"] - results["original"]["validation_accuracy"]
+        table.add_row("ratio", f"{ratio['seconds_a_step']:.2f}", f"{ratio['saved_bytes']:.2f}", f"{points:+.1f} points")
+    console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    for name, result in results.items():
+        console.print(f"{name}: {result['cell']}", soft_wrap=True, markup=False, highlight=False)
+        if "benchmark" in result:
+            console.print(f"    {result['benchmark'] or 'not in the benchmark'}", soft_wrap=True, highlight=False)
+
+
+def write_json(args: argparse.Namespace, results: Results, notes: list[str]) -> None:
+    """Write the settings and results to the path that args give, if any; a genotype as its text."""
+    if not args.json:
+        return
+    written = {name: result | {"cell": str(result["cell"])} for name, result in results.items()}
+    contents = {"settings": vars(args), "results": written, "ratios": ratios(results), "notes": notes}
+    args.json.write_text(json.dumps(contents, indent=2, default=_plain) + "\n", encoding="utf-8")
+
+
+def make_console() -> Console:
+    """Return a console for the output, of a fixed width where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def _make_search(
+    name: str, method: Method, args: argparse.Namespace, data: SearchData, example: torch.Tensor
+) -> Search:
+    torch.manual_seed(args.seed)  # both searches start from the same weights
+    with args.device:
+        model = method.supernet(args, data)
+    if name == "simplified":
+        model = toponas_fx.simplify(model, example)
+    architect = method.architect(model, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
+    return Search(name, model, architect, args.order, args.epochs)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _progress(console: Console) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=console)
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) else str(value)
