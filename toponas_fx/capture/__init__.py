@@ -83,7 +83,10 @@ def _capture(
         for name, tensor in input_leaves(labels, own_args, own_kwargs):
             recorder.add_input(name, tensor)
         with watched(root, forward, recorder) as run, code.watching(), recorder.recording():
-            value = run(*own_args, **own_kwargs)
+            try:
+                value = run(*own_args, **own_kwargs)
+            except CaptureError as error:
+                raise code.failure or error from None
         if code.failure is not None:
             raise code.failure
         recorder.add_output(value)

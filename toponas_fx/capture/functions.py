@@ -14,7 +14,8 @@ METADATA = frozenset(
     "grad_fn names name output_nr element_size stride storage_offset get_device is_signed "
     "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version __repr__ __str__ "
     "__format__ __hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
-    "_record_function_enter_new _record_function_exit._RecordFunction _is_view untyped_storage is_same_size is_coalesced".split()
+    "_record_function_enter_new _record_function_exit._RecordFunction _is_view untyped_storage is_same_size "
+    "is_coalesced".split()
 )
 """Names of torch functions whose answers do not depend on values; sizes are handled apart."""
 

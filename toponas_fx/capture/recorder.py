@@ -213,6 +213,8 @@ class Recorder(TorchFunctionMode):
         path = self._paths.get(id(module))
         if path is None or name == "forward" or (name in MODULE_INTERNALS and name != "training"):
             return
+        if isinstance(module, torch.jit.ScriptModule):
+            return  # runs whole
         if value is module._modules.get(name, self) or isinstance(getattr(type(module), name, None), property):
             return  # links between modules are compared as such; what a property reads is seen by itself
         if isinstance(value, MethodType) and value.__self__ is module:
@@ -227,7 +229,7 @@ class Recorder(TorchFunctionMode):
     def saw_missing(self, module: nn.Module, name: str) -> None:
         """Note that forward asked for an attribute that is not there."""
         path = self._paths.get(id(module))
-        if path is not None and name not in MODULE_INTERNALS:
+        if path is not None and name not in MODULE_INTERNALS and not isinstance(module, torch.jit.ScriptModule):
             with self._paused():
                 value = getattr(module, name, MISSING)  # the user's own __getattr__ may know it
                 self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
