@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
+from toponas_fx.purity import is_hooked
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -20,11 +21,6 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     in_torch = type(module).__module__.startswith("torch.nn.modules.")
     return in_torch and not isinstance(module, _CONTAINERS) and type(module) is not nn.Module
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Tell whether a module carries hooks: it runs whole, through its own ``__call__``, so that they run too."""
-    return any(getattr(module, name) for name in _HOOKS)
 
 
 class Watcher(Protocol):

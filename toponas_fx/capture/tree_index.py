@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from toponas_fx.capture.leaves import is_hooked
+from toponas_fx.purity import is_hooked
 
 
 @dataclass(frozen=True)
