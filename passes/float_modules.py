@@ -139,9 +139,10 @@ class FloatModules(Pass):
         rewriter.hoist([*values, *match.weights], anchor)
         scalar = match.weights[0].meta["type"]
         vector = TensorType(scalar.dtype, (len(values),))
-        with rewriter.before(anchor, *match.calls):
+        with rewriter.before(anchor, *match.weights):
             shares = rewriter.call_function(ops.group_shares, (list(match.weights),), type=vector)
             each = [rewriter.item(shares, i, type=scalar) for i in range(len(values))]
+        with rewriter.before(anchor, *match.calls):
             inner_args = (values, each, (0,) * len(values))
             inner = rewriter.call_function(ops.mixed_sum, inner_args, type=values[0].meta["type"])
             kept = str(match.calls[0].target)

@@ -112,8 +112,10 @@ class ShareModules(Pass):
         positions = [terms.index(call) for call in calls]
         values: list[Any] = [call.args[0] for call in calls]
         kind = calls[0].meta["type"]
+        chosen = [weights[i] for i in positions]
+        with rewriter.before(sum_node, *chosen):
+            total, shares = _group(rewriter, chosen)
         with rewriter.before(sum_node, *calls):
-            total, shares = _group(rewriter, [weights[i] for i in positions])
             inner_args = (values, shares, (0,) * len(values))
             inner = rewriter.call_function(ops.mixed_sum, inner_args, type=values[0].meta["type"])
             shared = rewriter.call_module(str(calls[0].target), (inner,), type=kind)

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from toponas_fx.capture.frozen import freeze
+from toponas_fx.capture.frozen import Kind, freeze
 from toponas_fx.capture.leaves import is_leaf
-from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.errors import ArgumentError
 from toponas_fx.model import SimplifiedModule, run_call
 from toponas_fx.state import State
 from toponas_fx.tree import copy_tree
 
+_PLAIN = (int, float, bool, str, tuple, type(None))
 _OWN = {"graph", "code", "meta", "report", "reference", "topology", "recompile", "print_readable", "_graph", "_code"}
 _OWN |= {name for name in vars(fx.GraphModule) if not name.startswith("_")}
 
@@ -92,7 +93,10 @@ def bind(template: SimplifiedModule, model: nn.Module) -> nn.Module:
     A model of another structure is simplified from the start.
     """
     state = template._toponas
-    if _structure(model) != _structure(template):
+    state.tree(template)
+    if state.structure is None:
+        state.structure = _structure(template)
+    if _structure(model) != state.structure:
         fresh: nn.Module = state.simplify_like(template, model)
         return fresh
     fast = assemble(model, state.mode, state.passes)
@@ -112,15 +116,16 @@ def _structure(model: nn.Module) -> dict[str, Any]:
     """Return what the graphs of one model must find alike in another: classes, layers' options, parameters' shapes."""
     return {
         path: (_kind(module) if path else None, [(name, _shape(module, name)) for name in module._parameters])
-        for path, module in TreeIndex.of(model).modules.items()
+        for path, module in walk_modules(model)
     }
 
 
 def _kind(module: nn.Module) -> Any:
     if not is_leaf(module) or isinstance(module, nn.modules.dropout._DropoutNd):
         return type(module)
-    options = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
-    return type(module), {name: freeze(value) for name, value in options.items() if not isinstance(value, Tensor)}
+    options = [(name, value) for name, value in vars(module).items() if name[0] != "_" and name != "training"]
+    plain = [(name, value if type(value) in _PLAIN else freeze(value)) for name, value in options]
+    return type(module), [option for option in plain if not isinstance(option[1], Kind)]  # tensors have no say
 
 
 def _shape(module: nn.Module, name: str) -> Any:

@@ -37,6 +37,7 @@ class State:
         example: the example inputs, without their memory.
         simplify_like: simplifies a model of another structure with this one's options.
         index: the tree as last seen.
+        structure: what another model must agree in to run the same programs, once it was asked for.
     """
 
     user_class: type[nn.Module]
@@ -58,6 +59,7 @@ class State:
     example: Any = None
     simplify_like: Callable[[Any, nn.Module], Any] = field(init=False)
     index: TreeIndex | None = None
+    structure: Any = None
 
     def copy(self) -> State:
         """Return the state of a copy of the model: the same programs, its own decisions."""
@@ -66,7 +68,7 @@ class State:
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
         twin.unmeasured = self.unmeasured
-        twin.simplify_like = self.simplify_like
+        twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True
         return twin
 
@@ -82,7 +84,7 @@ class State:
             self.index = TreeIndex.of(root)
         elif not self.index.is_current():
             before, self.index = self.index, TreeIndex.of(root)
-            self.programs, self.as_written, self.captures = [], {}, {}
+            self.programs, self.as_written, self.captures, self.structure = [], {}, {}, None
             self._forget_replaced(before.modules, self.index.modules)
         return self.index
 
@@ -101,4 +103,5 @@ class State:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the index, which is rebuilt, and the example inputs."""
-        return {**vars(self), "index": None, "working": None, "unmeasured": None, "removed": dict(self.removed)}
+        left_out = dict.fromkeys(("index", "structure", "working", "unmeasured"))
+        return {**vars(self), **left_out, "removed": dict(self.removed)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from types import FunctionType
+from collections import OrderedDict
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from toponas_fx.capture.owners import hidden_modules, model_tensors
+from toponas_fx.capture.owners import TensorPath, walk_value
 
 
 def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
@@ -26,36 +27,44 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
     Returns:
         The new root.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for _, tensor in model_tensors(root)}
-    memo.update({id(module): module for module in hidden_modules(root)})
-    modules = list(root.modules())
-    memo.update({id(module): module for module in modules if isinstance(module, torch.jit.ScriptModule)})
-    modules = [module for module in modules if id(module) not in memo]
-    for module in modules:
-        memo[id(module)] = object.__new__(root_class if module is root else type(module))
+    memo: dict[int, Any] = {}
+    modules: list[nn.Module] = []
+    for module in root.modules():
+        is_shared = isinstance(module, torch.jit.ScriptModule)
+        kind = root_class if module is root else type(module)
+        memo[id(module)] = module if is_shared else object.__new__(kind)
+        modules += [] if is_shared else [module]
+    others: list[tuple[dict[str, Any], str, Any]] = []
     for module in modules:
         twin = vars(memo[id(module)])
         for name, value in vars(module).items():
-            if name == "_modules":
+            kind = type(value)
+            if kind in _ATOMS or (kind in _CONTAINERS and not value):
+                twin[name] = value if kind in _ATOMS else value.copy()
+            elif name == "_modules":
                 twin[name] = {key: memo.get(id(child), child) for key, child in value.items()}
             elif name in ("_parameters", "_buffers"):
                 twin[name] = value.copy()
-            elif name == "_non_persistent_buffers_set":
-                twin[name] = set(value)
+                memo.update((id(tensor), tensor) for tensor in value.values())
             elif name != "_toponas":
-                twin[name] = _copied(value, memo)
-    found: nn.Module = memo[id(root)]
-    return found
+                twin[name] = None  # keeps its place
+                others.append((twin, name, value))
+    for _, name, value in others:
+        found = walk_value(value, TensorPath(name), (Tensor, nn.Module))
+        memo.update((id(part), memo.get(id(part), part)) for _, part in found)
+    for twin, name, value in others:
+        twin[name] = _copied(value, memo)
+    copied: nn.Module = memo[id(root)]
+    return copied
 
 
-_ATOMS = (int, float, str, bool, type(None), type, FunctionType)
+_ATOMS = frozenset((int, float, complex, str, bytes, bool, type(None), type, FunctionType, BuiltinFunctionType))
+_CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, _ATOMS) or (isinstance(value, tuple) and all(isinstance(item, _ATOMS) for item in value)):
+    if type(value) is tuple and all(type(item) in _ATOMS for item in value):
         return value
-    if isinstance(value, dict) and not value:
-        return value.copy()  # the many empty hook tables of every module: deepcopy takes its time for each
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # whatever an attribute's own __deepcopy__ raises: it is not ours to copy

@@ -22,7 +22,7 @@ class TensorPath:
     steps: tuple[tuple[str, Any], ...] = ()
 
 
-def walk_value(value: Any, path: TensorPath, kind: type = Tensor, depth: int = 5) -> Iterator[tuple[TensorPath, Any]]:
+def walk_value(value: Any, path: TensorPath, kind: Any = Tensor, depth: int = 5) -> Iterator[tuple[TensorPath, Any]]:
     """Yield every tensor (or other ``kind``) within a value, with its path; containers and plain objects are opened."""
     if isinstance(value, kind):
         yield path, value
@@ -58,16 +58,6 @@ def model_tensors(root: nn.Module) -> Iterator[tuple[TensorPath, Tensor]]:
         for name, value in list(vars(module).items()):
             if name not in MODULE_INTERNALS:
                 yield from walk_value(value, TensorPath(prefix + name))
-
-
-def hidden_modules(root: nn.Module) -> Iterator[nn.Module]:
-    """Yield modules that the model holds outside its tree, in lists, dicts or objects."""
-    inside = set(root.modules())
-    for module in inside:
-        for name, value in list(vars(module).items()):
-            if name not in MODULE_INTERNALS:
-                found = walk_value(value, TensorPath(name), nn.Module)
-                yield from (hidden for _, hidden in found if hidden not in inside)
 
 
 MODULE_INTERNALS = frozenset(vars(nn.Module())) | {"_toponas", "_compiled_call_impl", "call_super_init", "dump_patches"}
