@@ -199,6 +199,34 @@ def test_a_shallow_copy_shares_its_tensors() -> None:
     assert twin.meta is not fast.meta
 
 
+def test_state_that_modules_share_stays_shared() -> None:
+    class Edge(nn.Module):
+        def __init__(self, selected: list[int], seen: list[Any]) -> None:
+            super().__init__()
+            self.selected, self.seen = selected, seen
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * sum(self.selected) + len(self.seen)
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.selected, self.seen, self.settings = [1, 2], [], {"owner": self}
+            self.edge = Edge(self.selected, self.seen)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.edge(x)
+
+    model = Cell()
+    for fast in (toponas_fx.simplify(model, image()), copy.deepcopy(toponas_fx.simplify(model, image()))):
+        assert fast.edge.selected is fast.selected is not model.selected
+        assert fast.settings["owner"] is fast
+        fast.selected.append(4)
+        fast.seen.append(1)
+        assert torch.equal(fast(image()), image() * 7 + 1)
+    assert model.selected == [1, 2]
+
+
 def test_parts_of_it_are_ordinary_modules() -> None:
     model, (x, _) = network(), batch()
     fast = toponas_fx.simplify(model, x, mode="exact")

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from toponas_fx.capture.frozen import Kind, freeze
 from toponas_fx.capture.leaves import is_leaf
+from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.errors import ArgumentError
 from toponas_fx.model import SimplifiedModule, run_call
@@ -82,7 +83,8 @@ def _returning_models(method: Callable[..., Any]) -> Callable[..., Any]:
         state = vars(self).get("_toponas")
         if state is None or type(result) is not state.user_class:
             return result
-        return bind(self, result)
+        with collector_off():  # a search makes one a step, of a hundred thousand small objects
+            return bind(self, result)
 
     return call
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.capture.owners import TensorPath, walk_value
+from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 
 
 def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
@@ -37,18 +36,21 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
     others: list[tuple[dict[str, Any], str, Any]] = []
     for module in modules:
         twin = vars(memo[id(module)])
-        for name, value in vars(module).items():
+        twin.update(vars(module))
+        for name, value in [item for item in twin.items() if type(item[1]) not in _ATOMS]:
             kind = type(value)
-            if kind in _ATOMS or (kind in _CONTAINERS and not value):
-                twin[name] = value if kind in _ATOMS else value.copy()
+            if name in MODULE_INTERNALS and not value:
+                twin[name] = kind()  # the many empty tables of every module
             elif name == "_modules":
                 twin[name] = {key: memo.get(id(child), child) for key, child in value.items()}
             elif name in ("_parameters", "_buffers"):
                 twin[name] = value.copy()
                 memo.update((id(tensor), tensor) for tensor in value.values())
+            elif kind in (list, tuple) and all(type(item) in _ATOMS for item in value):
+                twin[name] = memo.setdefault(id(value), kind(value))
             elif name != "_toponas":
-                twin[name] = None  # keeps its place
                 others.append((twin, name, value))
+        twin.pop("_toponas", None)
     for _, name, value in others:
         found = walk_value(value, TensorPath(name), (Tensor, nn.Module))
         memo.update((id(part), memo.get(id(part), part)) for _, part in found)
@@ -59,12 +61,9 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
 
 
 _ATOMS = frozenset((int, float, complex, str, bytes, bool, type(None), type, FunctionType, BuiltinFunctionType))
-_CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) is tuple and all(type(item) in _ATOMS for item in value):
-        return value
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # whatever an attribute's own __deepcopy__ raises: it is not ours to copy

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from toponas_fx.capture.frozen import freeze
+from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import user_location
@@ -59,17 +60,14 @@ class CodeWatcher:
     def watching(self) -> Iterator[None]:
         """Watch what runs inside, in this thread."""
         before: Any = sys.getprofile()
-        collects = gc.isenabled()
-        gc.disable()  # its callbacks are not the user's code
-        sys.setprofile(self._on_event)
-        try:
-            yield
-        finally:
-            sys.setprofile(before if callable(before) else None)
-            if hasattr(before, "enable"):
-                before.enable()  # cProfile's own object cannot be set again, only enabled
-            if collects:
-                gc.enable()
+        with collector_off():
+            sys.setprofile(self._on_event)
+            try:
+                yield
+            finally:
+                sys.setprofile(before if callable(before) else None)
+                if hasattr(before, "enable"):
+                    before.enable()  # cProfile's own object cannot be set again, only enabled
 
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
         if event != "call" or not self._recorder.is_watching:

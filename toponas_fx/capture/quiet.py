@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import random
 import sys
 from collections import deque
@@ -64,6 +65,18 @@ def no_trace(root: nn.Module) -> Iterator[None]:
                         tensor.data.copy_(value)
                     if tensor.requires_grad != requires_grad:
                         tensor.requires_grad_(requires_grad)
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Keep Python's garbage collector from running inside: its callbacks are not the user's, and it takes its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def foreign_generators() -> tuple[Any, Any]:
