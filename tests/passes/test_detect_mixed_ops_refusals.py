@@ -152,3 +152,24 @@ def test_a_weight_computed_from_the_input_is_none():
     assert check_keeps(DetectMixedOps(), net, torch.ones(1, 3)) == []
     fast = toponas_fx.simplify(net, torch.ones(1, 3), passes=(DetectMixedOps(),))
     assert torch.allclose(fast(torch.ones(2, 3)), net(torch.ones(2, 3)))
+
+
+def test_a_skip_and_an_operation_on_what_only_they_read_are_one_edge():
+    def forward(self, x):
+        h = self.stem(x)
+        return self.alphas[0] * h + self.alphas[1] * torch.relu(h)
+
+    net = Net(forward, alphas=nn.Parameter(torch.rand(2)), stem=nn.Conv2d(3, 4, 1))
+    fast = toponas_fx.simplify(net, torch.randn(2, 3, 4, 4), passes=(DetectMixedOps(),)).train()
+    (line,) = lines_of(fast, "mixed_sum")
+    assert line.endswith("(0, 0))")
+
+
+def test_scalar_weights_of_their_own_make_one_edge():
+    def forward(self, x):
+        return sum(w * op(x) for w, op in zip(self.alphas, (torch.relu, torch.tanh), strict=True))
+
+    net = Net(forward, alphas=nn.ParameterList(torch.rand(()) for _ in range(2)))
+    fast = toponas_fx.simplify(net, torch.randn(2, 3, 4, 4), passes=(DetectMixedOps(),)).train()
+    (line,) = lines_of(fast, "mixed_sum")
+    assert line.endswith("(0, 0))")
