@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import enum
 import pickle
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -149,6 +151,32 @@ def test_variables_of_enclosing_functions(monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.equal(fast(x), model(x))
         args.p = 3.0
         assert torch.equal(fast(x), model(x))
+
+
+@pytest.mark.parametrize("tool", ["none", "trace", "profile", "profiler", "both"])
+def test_debuggers_coverage_and_profilers_go_on(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tracer(*_: Any) -> None:
+        return None
+
+    profiler = cProfile.Profile()
+    outer = sys.gettrace(), sys.getprofile()
+    model, x = Supernet(scale), image()
+    try:
+        if tool in ("trace", "both"):
+            sys.settrace(tracer)
+        if tool in ("profile", "both"):
+            sys.setprofile(tracer)
+        if tool == "profiler":
+            profiler.enable()
+        before = sys.gettrace(), sys.getprofile()
+        fast = compiled(model, x)
+        assert (sys.gettrace(), sys.getprofile()) == before
+    finally:
+        profiler.disable()
+        sys.settrace(outer[0])
+        sys.setprofile(outer[1])
+    monkeypatch.setitem(globals(), "DECAY", 7.0)
+    assert torch.equal(fast(x), 7 * x), "the global was not seen"
 
 
 def test_objects_that_the_run_makes_for_itself() -> None:

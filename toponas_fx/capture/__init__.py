@@ -16,7 +16,7 @@ from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
 from toponas_fx.capture.leaves import watched
 from toponas_fx.capture.owners import model_tensors
-from toponas_fx.capture.quiet import no_trace
+from toponas_fx.capture.quiet import collector_off, no_trace
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import CaptureError, ForeignDrawError
@@ -57,10 +57,11 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
     labels = check_signature(forward, args, kwargs)
-    try:
-        return _capture(root, forward, args, kwargs, labels, finds_draws=False)
-    except ForeignDrawError:
-        return _capture(root, forward, args, kwargs, labels, finds_draws=True)
+    with collector_off():
+        try:
+            return _capture(root, forward, args, kwargs, labels, finds_draws=False)
+        except ForeignDrawError:
+            return _capture(root, forward, args, kwargs, labels, finds_draws=True)
 
 
 def _capture(
@@ -75,7 +76,6 @@ def _capture(
     tree = TreeIndex.of(root)
     recorder = Recorder(root, tree, finds_draws)
     code = CodeWatcher(recorder, tree)
-    tensors_before = {id(tensor) for _, tensor in model_tensors(root)}
     has_gradients = torch.is_grad_enabled()
     with no_trace(root), torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
         own_args, own_kwargs = pytree.tree_map_only(Tensor, _copy, (args, kwargs))
@@ -97,7 +97,7 @@ def _capture(
             raise CaptureError(
                 f"forward changes state in place: {change.sentence} when it was first read", change.where
             )
-        if any(id(tensor) not in tensors_before for _, tensor in model_tensors(root)):
+        if any(id(tensor) not in recorder.known_tensors for _, tensor in model_tensors(root)):
             raise CaptureError("forward puts a new tensor into the model", _location(forward))
     return Capture(recorder.graph, recorder.guards, tuple(recorder.entered), _fingerprint(recorder))
 

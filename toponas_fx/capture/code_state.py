@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from toponas_fx.capture.frozen import freeze
-from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import user_location
@@ -30,7 +29,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None), list, tuple, dict, set, froz
 _DEPTH = 3
 
 _REFUSED = {
-    inspect.unwrap(function).__code__: sentence
+    id(inspect.unwrap(function).__code__): sentence
     for function, sentence in (
         (checkpoint.checkpoint, "checkpoint() runs a part twice; drop it here, a simplified model stores less anyway"),
         (torch.manual_seed, "torch's random generator is seeded inside forward; a graph cannot repeat that"),
@@ -52,42 +51,53 @@ class CodeWatcher:
         self._recorder = recorder
         self._guards = recorder.guards
         self._tree = tree
-        self._seen: set[tuple[CodeType, int]] = set()
+        self._seen: dict[tuple[int, int], Any] = {}
+        self._passed: dict[int, CodeType] = {}
         self._made: dict[int, Any] = {}
         self.failure: CaptureError | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what runs inside, in this thread."""
-        before: Any = sys.getprofile()
-        with collector_off():
-            sys.setprofile(self._on_event)
+        """Watch what runs inside, in this thread; leave debuggers and coverage alone, which a trace would replace."""
+        if sys.gettrace() is None:
+            sys.settrace(self._on_event)  # called for Python's functions only: cheaper than a profile
             try:
                 yield
             finally:
-                sys.setprofile(before if callable(before) else None)
-                if hasattr(before, "enable"):
-                    before.enable()  # cProfile's own object cannot be set again, only enabled
+                sys.settrace(None)
+            return
+        before: Any = sys.getprofile()
+        sys.setprofile(self._on_event)
+        try:
+            yield
+        finally:
+            sys.setprofile(before if callable(before) else None)
+            if hasattr(before, "enable"):
+                before.enable()  # cProfile's own object cannot be set again, only enabled
 
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
         if event != "call" or not self._recorder.is_watching:
             return  # what runs whole, hooks say, does so each time
-        if frame.f_code in _REFUSED and self.failure is None:
-            self.failure = CaptureError(_REFUSED[frame.f_code], user_location(frame))
-        self._enter(frame)
-
-    def _enter(self, frame: FrameType) -> None:
         code = frame.f_code
+        if id(code) in self._passed:
+            return
+        if id(code) in _REFUSED and self.failure is None:
+            self.failure = CaptureError(_REFUSED[id(code)], user_location(frame))
         owner = frame.f_globals.get("__name__", "")
         if _is_library(owner) or owner not in sys.modules:
+            self._passed[id(code)] = code  # by identity: a code object's hash takes its time
             return
+        self._enter(frame, owner)
+
+    def _enter(self, frame: FrameType, owner: str) -> None:
+        code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if code.co_name == "__init__":
             self._made[id(first)] = first  # what the run makes for itself is no state
-        key = code, id(first) if isinstance(first, nn.Module) or _is_users(first) else 0
+        key = id(code), id(first) if isinstance(first, nn.Module) or _is_users(first) else 0
         if key in self._seen:
             return
-        self._seen.add(key)
+        self._seen[key] = code, first
         where = f"{code.co_filename}:{code.co_firstlineno}"
         for name in _names(code):
             if name in frame.f_globals and not name.startswith("__"):

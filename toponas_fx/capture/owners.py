@@ -55,9 +55,17 @@ def model_tensors(root: nn.Module) -> Iterator[tuple[TensorPath, Tensor]]:
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 yield TensorPath(prefix + name), tensor
-        for name, value in list(vars(module).items()):
-            if name not in MODULE_INTERNALS:
-                yield from walk_value(value, TensorPath(prefix + name))
+        for name, value in plain_attributes(module):
+            yield from walk_value(value, TensorPath(prefix + name))
+
+
+def plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    """Return the attributes of a module that are not torch's own and may hold something."""
+    own = vars(module).items()
+    return [(name, value) for name, value in own if type(value) not in _ATOMS and name not in MODULE_INTERNALS]
+
+
+_ATOMS = frozenset((int, float, complex, str, bytes, bool, type(None)))
 
 
 MODULE_INTERNALS = frozenset(vars(nn.Module())) | {"_toponas", "_compiled_call_impl", "call_super_init", "dump_patches"}

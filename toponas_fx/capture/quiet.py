@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import gc
+import operator
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.capture.owners import MODULE_INTERNALS, model_tensors
+from toponas_fx.capture.owners import model_tensors, plain_attributes
 
 
 @contextmanager
@@ -51,14 +52,17 @@ def no_trace(root: nn.Module) -> Iterator[None]:
     for _, tensor in model_tensors(root):
         saved.setdefault(id(tensor), (tensor, tensor.detach().clone(), tensor.requires_grad))
     dtype = torch.get_default_dtype()
-    undo = [change for module in root.modules() for change in _snapshots_of(module)]
+    held = [(container, copy.copy(container)) for module in root.modules() for container in _containers_of(module)]
+    own_generators = [part for module in root.modules() for part in _generators_of(module)]
     with restored_generators():
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
-            for restore in undo:
-                restore()
+            for container, items in held:
+                _put_back(container, items)
+            for generator, name, state in own_generators:
+                setattr(generator, name, state) if name else generator.setstate(state)
             with torch.no_grad():
                 for tensor, value, requires_grad in saved.values():
                     if not torch.equal(tensor.data, value):
@@ -88,49 +92,49 @@ def foreign_generators() -> tuple[Any, Any]:
     return random.getstate(), (name, keys.tobytes(), *rest)
 
 
-def _snapshots_of(module: nn.Module) -> Iterator[Callable[[], None]]:
+def _containers_of(module: nn.Module) -> Iterator[Any]:
+    """Yield the tables of a module, and the containers that its attributes hold."""
     own = vars(module)
     for table in (own, module._parameters, module._buffers, module._modules):
         if isinstance(table, dict):  # a scripted module's are not
-            yield from _snapshot(table)
-    for name, value in list(own.items()):
-        if name not in MODULE_INTERNALS:
-            yield from _snapshots(value)
+            yield table
+    for _, value in plain_attributes(module):
+        yield from (part for part in _inside(value) if isinstance(part, list | deque | set | dict))
 
 
-def _snapshots(value: Any, depth: int = 5) -> Iterator[Callable[[], None]]:
-    """Yield what restores a value: containers and plain objects with all that is in them, generators of its own."""
+def _generators_of(module: nn.Module) -> Iterator[tuple[Any, str, Any]]:
+    """Yield the random generators that a module holds, with their states."""
+    for _, value in plain_attributes(module):
+        for part in _inside(value):
+            if isinstance(part, random.Random):
+                yield part, "", part.getstate()
+            elif hasattr(part, "bit_generator"):
+                yield part.bit_generator, "state", part.bit_generator.state
+
+
+def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
+    """Yield a value and what it contains: items of containers, attributes of plain objects."""
     if depth == 0 or isinstance(value, Tensor | nn.Module | str | bytes | int | float | type | type(None)):
         return
-    if isinstance(value, random.Random):
-        yield functools.partial(value.setstate, value.getstate())
-    elif hasattr(value, "bit_generator"):
-        yield functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
-    elif isinstance(value, list | deque | set | dict):
-        yield from _snapshot(value)
-        for part in list(value.values() if isinstance(value, dict) else value):
-            yield from _snapshots(part, depth - 1)
-    elif isinstance(value, tuple):
+    yield value
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | deque | set | tuple):
         for part in value:
-            yield from _snapshots(part, depth - 1)
+            yield from _inside(part, depth - 1)
     elif hasattr(value, "__dict__") and not callable(value):
-        yield from _snapshots(vars(value), depth)
+        yield from _inside(vars(value), depth)
 
 
-def _snapshot(container: Any) -> Iterator[Callable[[], None]]:
-    items = list(container.items()) if isinstance(container, dict) else list(container)
-
-    def restore() -> None:
-        now = list(container.items()) if isinstance(container, dict) else list(container)
-        if len(now) == len(items) and all(_is_same(old, new) for old, new in zip(items, now, strict=True)):
+def _put_back(container: Any, items: Any) -> None:
+    """Give a container the items it had, where they are others now."""
+    if len(container) == len(items):
+        if isinstance(container, dict):
+            is_same = all(map(operator.is_, container, items))
+            is_same = is_same and all(map(operator.is_, container.values(), items.values()))
+        else:
+            is_same = container == items if isinstance(container, set) else all(map(operator.is_, container, items))
+        if is_same:
             return
-        container.clear()
-        container.extend(items) if isinstance(container, list | deque) else container.update(items)
-
-    yield restore
-
-
-def _is_same(old: Any, new: Any) -> bool:
-    if isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
-        return all(left is right for left, right in zip(old, new, strict=True))
-    return old is new
+    container.clear()
+    container.extend(items) if isinstance(container, list | deque) else container.update(items)

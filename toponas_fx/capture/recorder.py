@@ -37,6 +37,7 @@ class Recorder(TorchFunctionMode):
             user's module), ``where`` (the user's file and line) and ``origin`` (its own name).
         guards: the Python state that was read.
         entered: paths of all modules that ran.
+        known_tensors: identities of the model's tensors before the run.
         is_watching: False while a leaf runs or the recorder works.
     """
 
@@ -44,6 +45,7 @@ class Recorder(TorchFunctionMode):
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
         self._values = ValueTable(root)
+        self.known_tensors = frozenset(self._values.owners)
         self.guards = StateGuards(patched=tree.patched())
         self.entered: dict[str, None] = {}
         self.decisions: list[str] = []
@@ -236,15 +238,12 @@ class Recorder(TorchFunctionMode):
 
     def saw_write(self, module: nn.Module, name: str, *value: Any) -> None:
         """Refuse a forward that writes attributes: a graph would not. A tensor changed in place stays what it is."""
-        if value and isinstance(value[0], Tensor) and value[0] is self._held(module, name):
+        tables = vars(module), module._parameters, module._buffers
+        if value and isinstance(value[0], Tensor) and any(table.get(name) is value[0] for table in tables):
             return
         if id(module) in self._paths:
             path = self._paths[id(module)]
             raise self._values.fail(f"forward writes the attribute `{name}` of {f'`{path}`' if path else 'the model'}")
-
-    def _held(self, module: nn.Module, name: str) -> Any:
-        with self._paused():
-            return getattr(module, name, None)
 
     def _check_modes(self) -> None:
         for name, before, now in zip(_MODES, self._modes, _modes(), strict=True):
