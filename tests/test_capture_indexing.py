@@ -29,8 +29,9 @@ ITERATIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("passes", [(), None], ids=["captured", "rewritten"])
 @pytest.mark.parametrize("way", ITERATIONS)
-def test_iterating_and_indexing_a_tensor(way: str) -> None:
+def test_iterating_and_indexing_a_tensor(way: str, passes: Any) -> None:
     class Supernet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -40,7 +41,7 @@ def test_iterating_and_indexing_a_tensor(way: str) -> None:
             return ITERATIONS[way](F.softmax(self.alphas, 0), [x, x.tanh(), x.sigmoid()])
 
     model, x = Supernet(), image(2, 2, 3)
-    fast = compiled(model, x)
+    fast = compiled(model, x, passes=passes)
     assert_runs_like(fast, model, x)
     with torch.no_grad():
         model.alphas.copy_(torch.tensor([3.0, 0.0, -2.0]))

@@ -216,7 +216,8 @@ def _element(weight: Any) -> tuple[Any, Any, Any]:
         tensor, *dims = parent.args
         return tensor, dims[0] if dims else parent.kwargs.get("dim", 0), place[0]
     if isinstance(place[0], tuple):
-        return parent, len(place[0]) - 1, place[0][-1]
+        is_plain = all(isinstance(part, int) for part in place[0])  # neither `...` nor None before it
+        return parent, len(place[0]) - 1, place[0][-1] if is_plain else None
     return parent, 0, place[0]
 
 
