@@ -51,12 +51,13 @@ Refuses:
 
 1. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
 2. a module that runs in several places, has hooks, or whose candidate has a constant weight;
-3. stages that read each other, or that only effects (in-place writes, random draws) separate.
+3. stages that read each other, or that only effects (in-place writes, random draws) separate;
+4. a norm whose result is written in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,6 +66,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.errors import PreconditionError
+from toponas_fx.memory import written_in_place
 from toponas_fx.mixtures import Mixture, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_pure
@@ -116,10 +118,11 @@ class FloatModules(Pass):
         matches: list[AlikeStages] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
+        written = written_in_place(gm.graph)
         for mixture in mixtures(gm.graph):
             placement = cheaper_placement(calls, mixture) if self.placement == "auto" else self.placement
             for group in _alike_stages(calls, mixture, placement):
-                reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}
+                reasons = {call: _why_not(calls, call, weight, written) for call, weight in group.items()}
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
                 if len(able) < 2:
@@ -173,7 +176,9 @@ def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) ->
     return (norms[0] if placement == "first" else norms[-1]) if norms else None
 
 
-def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any) -> str | None:
+def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any, written: Collection[int]) -> str | None:
+    if call.meta.get("storage") in written:
+        return "its result is written in place, and several candidates would read it"
     if not isinstance(weight, fx.Node):
         return "a candidate has a constant weight"
     return calls.why_not(call)

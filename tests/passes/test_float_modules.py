@@ -216,3 +216,14 @@ def test_keeps_stages_that_only_effects_separate():
 def test_rejects_an_unknown_placement():
     with pytest.raises(toponas_fx.PreconditionError, match="placement"):
         toponas_fx.simplify(Edge(dil(3), sep(3)), X, passes=(DetectMixedOps(), FloatModules("middle")))
+
+
+def test_keeps_norms_whose_result_is_written_in_place():
+    def long(size):
+        first, second = stage(size), stage(size)
+        return nn.Sequential(*first, nn.ReLU6(inplace=True), *second[1:])
+
+    reasons = check_keeps(FloatModules("first"), Edge(long(3), long(5)), X, prerequisites=FIRST)
+    assert any("written in place" in reason for reason in reasons)
+    fast = toponas_fx.simplify(Edge(long(3), long(5)), X).train()
+    fast(X).square().sum().backward()

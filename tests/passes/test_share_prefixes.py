@@ -57,3 +57,10 @@ def test_keeps_modules_that_run_in_several_places():
     twice = nn.Conv2d(4, 4, 1)
     net = Edge(nn.Sequential(twice, nn.Tanh(), twice), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
     check_keeps(SharePrefixes(), net, X, "runs in several places", prerequisites=FIRST)
+
+
+def test_keeps_modules_whose_result_is_written_in_place():
+    net = Edge(start(nn.ReLU6(inplace=True)), start(nn.ReLU(inplace=True)))
+    fast, record = check_pass(SharePrefixes(), net, X, prerequisites=FIRST)
+    assert fast.meta["sharing"].ties == {"ops.1.1": "ops.0.1"}, "the convolutions, not the norms"
+    assert any("written in place" in refusal.sentence for refusal in record.refusals)
