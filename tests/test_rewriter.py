@@ -186,7 +186,10 @@ def test_tying_a_tied_module_again_changes_nothing(gm, rewriter):
 def test_ties_follow_when_the_kept_module_is_tied_in_turn(gm, rewriter):
     gm.c = nn.Linear(3, 3)
     rewriter.tie("a.linear", "b.linear")
+    with rewriter.before(nodes_of(gm, torch.relu)[0]):
+        rewriter.call_module("a.linear", (next(iter(gm.graph.nodes)),))
     rewriter.tie("c", "a.linear")
+    assert [node.target for node in gm.graph.nodes if node.op == "call_module"] == ["c"] * 3
     assert gm.meta["sharing"].ties == {"b.linear": "c", "alias": "c", "a.linear": "c"}
     assert gm.a.linear is gm.b.linear is gm.c
 

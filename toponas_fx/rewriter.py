@@ -51,7 +51,10 @@ class Rewriter:
 
     def call_module(self, path: str, args: tuple[Any, ...], *, type: TensorType | None = None) -> fx.Node:
         """Add a call of the module at ``path``."""
-        return self._note(self.gm.graph.create_node("call_module", path, args), type)
+        node = self._note(self.gm.graph.create_node("call_module", path, args), type)
+        if self._paths:
+            self._calls.setdefault(path, []).append(node)
+        return node
 
     def read(self, path: str, *, type: TensorType | None = None) -> fx.Node:
         """Add a node that reads the parameter, buffer or tensor attribute at ``path``."""
@@ -119,8 +122,10 @@ class Rewriter:
             self.gm.get_submodule(owner)._modules[name] = module
             sharing_of(self.gm).ties[path] = kept
             self._paths[module].append(path)
-        for node in self._calls.get(removed, ()):
+        calls = self._calls.pop(removed, [])
+        for node in calls:
             node.target = kept
+        self._calls.setdefault(kept, []).extend(calls)
 
     def normalize(self, kernel: str, bias: str | None, per: str) -> None:
         """Record that the kernel parameter at a path is normalized wherever it is read."""
