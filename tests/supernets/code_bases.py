@@ -1,77 +1,23 @@
-"""Supernets in the less common idioms of the field, small, written for tests.
-
-Each has ``arch()``, its architecture weights, and ``set_vertex(seed)``, which makes them one-hot.
-"""
+"""Supernets of code bases that are unlike the plain one in several ways at once."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exactness import weights
-
-C = 4
-
-
-class Zero(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mul(0.0)
+from idiom import C, Expected, Idiom, Zero, conv, pool, separable
 
 
-def conv(k: int, c: int = C, affine: bool = False) -> nn.Module:
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(c, c, k, padding=k // 2, bias=affine), nn.BatchNorm2d(c, affine=affine))
-
-
-def separable(k: int, c: int = C) -> nn.Module:
-    stages = [
-        layer
-        for _ in range(2)
-        for layer in (
-            nn.ReLU(),
-            nn.Conv2d(c, c, k, padding=k // 2, groups=c, bias=False),
-            nn.Conv2d(c, c, 1, bias=False),
-            nn.BatchNorm2d(c, affine=False),
-        )
-    ]
-    return nn.Sequential(*stages)
-
-
-def pool(c: int = C) -> nn.Module:
-    return nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(c, affine=False))
-
-
-class Odd(nn.Module):
-    """Weights ``alphas``, one-hot after a softmax unless ``is_raw``."""
-
-    is_raw = False
-    alphas: Any
-
-    def arch(self) -> list[Tensor]:
-        return [self.alphas]
-
-    def set_vertex(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for tensor in self.arch():
-                rows = tensor.view(-1, tensor.shape[-1])
-                chosen = torch.randint(rows.shape[1], (rows.shape[0],), generator=generator)
-                rows.fill_(0.0 if self.is_raw else -1e5)
-                rows[torch.arange(rows.shape[0]), chosen] = 1.0 if self.is_raw else 0.0
-
-    def set_random(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for tensor in self.arch():
-                tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
-
-
-class PartialChannels(Odd):
+class PartialChannels(Idiom):
     """A quarter of the channels is searched, channels are shuffled, edges have weights of their own (PC-DARTS)."""
+
+    expected = Expected(5, (24, 12), (15, 9))
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,8 +44,10 @@ class PartialChannels(Odd):
         return node + b[2] * self.mix(self.edges[2], node, w[2])
 
 
-class DropPath(Odd):
+class DropPath(Idiom):
     """Each candidate but the skip may be dropped for a whole image."""
+
+    expected = Expected(4, (2, 2), (2, 2))
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,8 +65,10 @@ class DropPath(Odd):
         return sum(terms)
 
 
-class Ragged(Odd):
+class Ragged(Idiom):
     """Other candidates on each edge, picked by switches; a dropout after the skip (P-DARTS)."""
+
+    expected = Expected(3, (3, 2), (4, 3))
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,10 +92,11 @@ class Ragged(Odd):
                 alphas[row[seed % len(row)]] = 0.0
 
 
-class SharedCells(Odd):
+class SharedCells(Idiom):
     """One cell's candidates run several times, weights are written into a table, sizes change (Auto-DeepLab)."""
 
-    is_raw = True
+    expected = Expected(5, (8, 8), (10, 10))
+    is_raw: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,8 +121,10 @@ class SharedCells(Odd):
         return out, out.mean()
 
 
-class TwoOutputs(Odd):
+class TwoOutputs(Idiom):
     """A dict of logits and an auxiliary head that exists in training only."""
+
+    expected = Expected(2, (4, 2), (4, 2))
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,8 +142,10 @@ class TwoOutputs(Odd):
         return {"logits": self.head(second.mean((2, 3))), "auxiliary": extra}
 
 
-class Stacked(Odd):
+class Stacked(Idiom):
     """Candidates stacked, weighted by broadcasting and summed (nni); a candidate named "None"."""
+
+    expected = Expected(0, (2, 2), (2, 2))
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,8 +157,10 @@ class Stacked(Odd):
         return (stack * self.alphas.softmax(-1).view([-1] + [1] * (stack.dim() - 1))).sum(0)
 
 
-class Helper(Odd):
+class Helper(Idiom):
     """A weighted sum by a helper function, and a decaying auxiliary skip added in place (DARTS-)."""
+
+    expected = Expected(2, (2, 1), (3, 2))
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,10 +180,11 @@ class Helper(Odd):
         return out
 
 
-class Gates(Odd):
+class Gates(Idiom):
     """Binary gates: the path taken with its gradient, the others detached (ProxylessNAS)."""
 
-    is_raw = True
+    expected = Expected(2, (2, 1), (2, 1))
+    is_raw: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,8 +200,10 @@ class Gates(Odd):
         return out + x
 
 
-class Entangled(Odd):
+class Entangled(Idiom):
     """One kernel for all sizes, sliced and padded; a second output adds the candidates' costs (FBNet)."""
+
+    expected = Expected(1, (1, 1), (1, 1))
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,8 +218,10 @@ class Entangled(Odd):
         return self.norm(F.conv2d(x, kernel, padding=2)), sum(v * c for v, c in zip(w, self.costs, strict=True))
 
 
-class Projected(Odd):
+class Projected(Idiom):
     """Decided edges are written over through ``.data``, zero weights are left out (DARTS-PT); sums by ``reduce``."""
+
+    expected = Expected(2, (5, 3), (5, 3))
 
     def __init__(self) -> None:
         super().__init__()
@@ -277,8 +239,11 @@ class Projected(Odd):
         return x
 
 
-class Dirichlet(Odd):
+class Dirichlet(Idiom):
     """Weights drawn from a Dirichlet distribution, masked and normalized again (DrNAS)."""
+
+    expected = Expected(2, (4, 2), (4, 2))
+    has_vertices: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
