@@ -134,3 +134,13 @@ def pool(c: int = C) -> nn.Module:
 def candidates() -> list[nn.Module]:
     """Return four candidates, two of them convolutions that share."""
     return [Zero(), nn.Identity(), conv(3), conv(1)]
+
+
+def edges(count: int = 2) -> nn.ModuleList:
+    """Return the candidates of several edges."""
+    return nn.ModuleList(nn.ModuleList(candidates()) for _ in range(count))
+
+
+def mix(w: Any, ops: Any, x: Tensor) -> Any:
+    """Return the mixture of one edge, as most code bases write it."""
+    return sum(v * op(x) for v, op in zip(w, ops, strict=True))
