@@ -11,12 +11,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import networkx as nx
 import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
-from exactness import assert_runs_like, compiled, image, no_capture
+from exactness import assert_runs_like, compiled, image, no_capture, weights
 
 
 class Mode(enum.Enum):
@@ -200,6 +201,28 @@ def test_objects_that_the_run_makes_for_itself() -> None:
 
     model, x = Supernet(body), image()
     assert_runs_like(compiled(model, x), model, x)
+
+
+def test_graphs_of_networkx() -> None:
+    """A graph makes views of itself when it is first read, which is no change; its data are state."""
+
+    def walk(m: Any, x: Tensor) -> Any:
+        values = {0: x}
+        for head in list(nx.topological_sort(m.dag))[1:]:
+            into = m.dag.in_edges(head, data=True)
+            values[head] = sum((torch.tanh, torch.relu)[data["op"]](values[tail]) * data["w"] for tail, _, data in into)
+        return values[2]
+
+    model = Supernet(walk)
+    model.dag = nx.DiGraph([(0, 1, {"op": 0, "w": 0.5}), (1, 2, {"op": 1, "w": weights(1)})])
+    fast = compiled(model, image())
+    assert_runs_like(fast, model, image())
+    for dag in (model.dag, fast.dag):
+        dag.edges[0, 1]["op"] = 1
+    assert_runs_like(fast, model, image())
+    for dag in (model.dag, fast.dag):
+        dag.add_edge(0, 2, op=0, w=2.0)
+    assert_runs_like(fast, model, image())
 
 
 def test_another_process_captures_anew(monkeypatch: pytest.MonkeyPatch) -> None:

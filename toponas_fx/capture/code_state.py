@@ -23,7 +23,8 @@ from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import user_location
 from toponas_fx.errors import CaptureError
 
-_LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "numpy", "toponas_fx", "torchvision"}
+_LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"}
+_LIBRARIES |= {"torch", "torchvision", "numpy", "networkx", "toponas_fx"}
 _RECORDS = ("argparse", "types", "collections")
 _PLAIN = (bool, int, float, str, bytes, type(None), list, tuple, dict, set, frozenset, deque, range, enum.Enum)
 _DEPTH = 3

@@ -81,7 +81,14 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
         return Same(value)
     if isinstance(value, set | frozenset):
         return type(value), frozenset(freeze(part, paths, depth - 1) for part in parts)
+    if isinstance(parts, _Items):
+        pairs = ((freeze(key, paths, depth - 1), freeze(part, paths, depth - 1)) for key, part in parts)
+        return type(value), tuple(pairs)
     return type(value), tuple(freeze(part, paths, depth - 1) for part in parts)
+
+
+class _Items(list[tuple[Any, Any]]):
+    """What a dict or an object holds, each with its key or name: one level, as the items of a list are."""
 
 
 def _by_name(value: Any) -> Any:
@@ -97,7 +104,7 @@ def _parts(value: Any) -> Any:
     if isinstance(value, list | tuple | deque | set | frozenset):
         return value
     if isinstance(value, Mapping):
-        return list(value.items())
+        return _Items(value.items())
     if isinstance(value, slice):
         return value.start, value.stop, value.step
     if isinstance(value, MethodType):
@@ -112,7 +119,14 @@ def _parts(value: Any) -> Any:
     if not slots and not hasattr(value, "__dict__"):
         return None
     inside = [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
-    return [*inside, *getattr(value, "__dict__", {}).items()]
+    held = getattr(value, "__dict__", {}).items()
+    return _Items([*inside, *((name, part) for name, part in held if not _is_cached(type(value), name))])
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    """Tell whether an attribute is a view that a networkx graph made of its other attributes when it was first read."""
+    makers = (vars(owner).get(name) for owner in kind.__mro__ if owner.__module__.startswith("networkx."))
+    return any(isinstance(maker, functools.cached_property) for maker in makers)
 
 
 def _names(slots: Any) -> tuple[str, ...]:
