@@ -13,6 +13,7 @@ from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
 from toponas_fx.passes.share_modules import ShareModules
 from toponas_fx.passes.share_prefixes import SharePrefixes
+from toponas_fx.passes.unstack_sums import UnstackSums
 
 __all__ = [
     "DEFAULT_PASSES",
@@ -26,9 +27,11 @@ __all__ = [
     "NormalizeKernels",
     "ShareModules",
     "SharePrefixes",
+    "UnstackSums",
 ]
 
 DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
+    UnstackSums(),  # so that every weighted sum is written with additions
     DetectMixedOps(),  # everything below reads mixtures in their normal form
     DropZeroCandidates(),  # before sharing, which would count a zero as a candidate
     Repeat(

@@ -176,7 +176,7 @@ class _Reader:
             return
         left, right = node.args[:2]
         self._visit(left, factors, number)
-        self._visit(right, factors, -number if node.target is operator.sub else number)
+        self._visit(right, factors, number * _sign(node))
 
     def _add_weighted(self, term: Any, weight: Any, factors: tuple[fx.Node, ...], number: float) -> None:
         if isinstance(weight, fx.Node):
@@ -186,9 +186,19 @@ class _Reader:
 
 
 def _is_addition(node: fx.Node) -> bool:
-    if node.target in (operator.add, operator.sub):
-        return len(node.args) == 2 and "type" in node.meta
-    return node.op == "call_method" and node.target == "add_" and len(node.args) == 2 and not node.kwargs
+    if len(node.args) != 2 or "type" not in node.meta or not isinstance(_sign(node), int | float):
+        return False
+    return node.target in _ADDITIONS and set(node.kwargs) <= {"alpha"}
+
+
+def _sign(node: fx.Node) -> Any:
+    """Return what the second operand of an addition is multiplied by: ``alpha``, negative in a difference."""
+    alpha: Any = node.kwargs.get("alpha", 1)
+    return -alpha if node.target in _DIFFERENCES and isinstance(alpha, int | float) else alpha
+
+
+_DIFFERENCES = (operator.sub, torch.sub, "sub", "sub_")
+_ADDITIONS = (operator.add, torch.add, "add", "add_", *_DIFFERENCES)
 
 
 def _scaled(node: fx.Node) -> tuple[Any, fx.Node | float] | None:

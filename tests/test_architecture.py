@@ -16,7 +16,7 @@ PACKAGE = ROOT / "toponas_fx"
 
 FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops")
 ANALYSES = ("mixtures", "memory", "purity", "signatures", "linear_ops", "calibration", "shareable", "topology")
-ANALYSES += ("kernel_grid", "stages")
+ANALYSES += ("kernel_grid", "stages", "stacks")
 LAYERS = (
     FACTS,
     ANALYSES,

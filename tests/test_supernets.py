@@ -81,7 +81,7 @@ def test_every_tensor_is_read_afresh(kind: type[Idiom]) -> None:
     model = build(kind)
     fast = simplified(model, mode="exact")
     changes = 0
-    for path, tensor in list(model_tensors(model)):
+    for _, tensor in list(model_tensors(model)):
         if not tensor.is_floating_point():
             continue
         before = outputs(model)

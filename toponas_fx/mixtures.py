@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from toponas_fx import ops
@@ -112,7 +113,7 @@ def _hashable(index: Any) -> Any:
 
 
 def _is_reshape(node: fx.Node) -> bool:
-    return node.op == "call_method" and node.target in ("view", "reshape", "squeeze", "contiguous", "unsqueeze")
+    return node.target in ("view", "reshape", "squeeze", "contiguous", "unsqueeze", torch.reshape, torch.unsqueeze)
 
 
 def source_of(term: fx.Node, inside: Collection[fx.Node], terms: Collection[fx.Node] = ()) -> Any:

@@ -145,7 +145,7 @@ class TwoOutputs(Idiom):
 class Stacked(Idiom):
     """Candidates stacked, weighted by broadcasting and summed (nni); a candidate named "None"."""
 
-    expected = Expected(0, (2, 2), (2, 2))
+    expected = Expected(1, (2, 1), (2, 1))
 
     def __init__(self) -> None:
         super().__init__()

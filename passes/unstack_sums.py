@@ -1,0 +1,243 @@
+"""Write a weighted reduction over stacked candidates as products and additions.
+
+Before::
+
+    %0 = input x
+    %1 = relu(%0)
+    %2 = tanh(%0)
+    %3 = stack([%1, %2])
+    %4 = attr alphas
+    %5 = einsum('i,i...->...', %4, %3)
+    return %5
+
+After::
+
+    %0 = input x
+    %1 = relu(%0)
+    %2 = tanh(%0)
+    %3 = attr alphas
+    %4 = getitem(%3, 0)
+    %5 = mul(%1, %4)
+    %6 = getitem(%3, 1)
+    %7 = mul(%2, %6)
+    %8 = add(%5, %7)
+    return %8
+
+``sum_i w_i t_i`` is what all of these compute, for ``S = stack(t)`` or a ``cat`` whose axis is split by a view:
+``(S * w).sum(d)`` and ``.mean(d)``, with ``w`` broadcast along every axis but ``d`` or absent; an ``einsum`` that sums
+over ``d`` alone; ``tensordot``; ``matmul`` with a vector. Nothing is stacked any more, and *detect-mixed-ops* sees the
+sum.
+
+Refuses:
+
+1. a stack, or a product with it, that something else reads;
+2. terms whose type is not that of the sum;
+3. terms that are written in place before the reduction, and a sum across a switch of grad mode.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx.memory import why_not_gathered
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.stacks import Stacked, is_axis, read_stacked, shape_of, unexpanded
+from toponas_fx.tensor_type import TensorType
+
+
+@dataclass(frozen=True)
+class StackedSum:
+    """A reduction ``number * sum_i factors[i] * terms[i]``; ``nodes`` compute it, root first."""
+
+    terms: tuple[fx.Node, ...]
+    factors: tuple[fx.Node, ...]
+    number: float
+    nodes: Sequence[fx.Node]
+
+    def describe(self) -> str:
+        """Say how many terms were found."""
+        return f"a reduction over {len(self.terms)} stacked terms becomes a sum"
+
+
+@dataclass(frozen=True)
+class UnstackSums(Pass):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "unstack-sums"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find all reductions over a stack."""
+        matches: list[StackedSum] = []
+        refusals: list[Refusal] = []
+        for node in gm.graph.nodes:
+            found = _read(node) if "type" in node.meta else None
+            if found is None:
+                continue
+            reason = _why_not(gm, found)
+            if reason is None:
+                matches.append(found)
+            else:
+                refusals.append(Refusal(tuple(found.nodes), reason))
+        return Plan(tuple(matches), tuple(refusals))
+
+    def apply(self, match: StackedSum, rewriter: Rewriter) -> None:
+        """Put products and additions in the place of the reduction."""
+        root = match.nodes[0]
+        kind: TensorType = root.meta["type"]
+        with rewriter.before(root, *match.nodes):
+            vectors = [_vector(factor, len(match.terms), rewriter) for factor in match.factors]
+            total: Any = None
+            for index, term in enumerate(match.terms):
+                product = term
+                for vector in vectors:
+                    weight = rewriter.item(vector, index, type=TensorType(vector.meta["type"].dtype, ()))
+                    product = rewriter.call_function(operator.mul, (product, weight), type=kind)
+                added = (total, product)
+                total = product if total is None else rewriter.call_function(operator.add, added, type=kind)
+            if match.number != 1.0:
+                total = rewriter.call_function(operator.mul, (total, match.number), type=kind)
+        rewriter.replace(root, total)
+        rewriter.erase_unread(match.nodes[1:])
+
+
+def _why_not(gm: fx.GraphModule, found: StackedSum) -> str | None:
+    root, *inside = found.nodes
+    kind = root.meta["type"]
+    if any(len(node.users) > 1 for node in inside):
+        return "something else reads its stacked terms"
+    if any(term.meta.get("type") != kind for term in found.terms):
+        return f"its terms are not {kind}"
+    if len({node.meta.get("grad", True) for node in found.nodes}) > 1:
+        return "it reaches across a switch of grad mode"
+    return why_not_gathered(gm.graph, found.nodes)
+
+
+# -- reading reductions ----------------------------------------------------------------------------------------------
+
+
+def _read(root: fx.Node) -> StackedSum | None:
+    """Read a node as a reduction over a stack; None for anything else."""
+    if root.target in ("sum", "mean", torch.sum, torch.mean):
+        found = _reduced(root)
+        number = 1 / len(found.terms) if found is not None and root.target in ("mean", torch.mean) else 1.0
+    else:
+        found, number = _contracted(root), 1.0
+    if found is None or not found.terms:
+        return None
+    return StackedSum(found.terms, found.factors, number, (root, *found.nodes))
+
+
+def _reduced(root: fx.Node) -> Stacked | None:
+    """Read ``S.sum(axis)``."""
+    known = {"input": root.kwargs.get("input"), "dim": root.kwargs.get("dim")}
+    if set(root.kwargs) - set(known):
+        return None  # keepdim, dtype, out
+    known.update(zip(("input", "dim"), root.args, strict=False))
+    if len(root.args) > 2 or not isinstance(known["input"], fx.Node):
+        return None
+    axis = known["dim"]
+    if isinstance(axis, tuple | list) and len(axis) == 1:
+        axis = axis[0]
+    found = read_stacked(known["input"])
+    return found if found is not None and is_axis(axis, found, known["input"]) else None
+
+
+def _contracted(root: fx.Node) -> Stacked | None:
+    """Read ``einsum``, ``tensordot`` or ``matmul`` of a stack and a vector."""
+    read = _READERS.get(root.target)
+    pair = read(root) if read is not None else None
+    if pair is None:
+        return None
+    operands, axes = pair
+    for position, node in enumerate(operands):
+        vector = operands[1 - position]
+        found = read_stacked(node)
+        is_vector = isinstance(vector, fx.Node) and len(shape_of(vector)) == 1
+        if found is not None and is_vector and is_axis(axes[position], found, node):
+            return Stacked(found.terms, found.axis, (*found.factors, vector), found.nodes)
+    return None
+
+
+def _einsum(root: fx.Node) -> tuple[Sequence[Any], tuple[Any, Any]] | None:
+    """Read the two operands and the one index that is summed over; the rest keeps its order."""
+    equation, *operands = root.args
+    if len(operands) == 1 and isinstance(operands[0], tuple | list):
+        operands = list(operands[0])
+    if not isinstance(equation, str) or len(operands) != 2:
+        return None
+    inputs, arrow, output = equation.replace(" ", "").replace("...", ".").partition("->")
+    left, comma, right = inputs.partition(",")
+    if not arrow or not comma:
+        return None
+    for vector, other in ((left, right), (right, left)):
+        is_plain = len(vector) == 1 and vector != "." and len(set(other)) == len(other)
+        if is_plain and vector in other and other.replace(vector, "") == output:
+            at = other.index(vector)
+            axis = at - len(other) if "." in other[:at] else at
+            return operands, (0, axis) if other is right else (axis, 0)
+    return None
+
+
+def _tensordot(root: fx.Node) -> tuple[Sequence[Any], tuple[Any, Any]] | None:
+    left, right = root.args[:2] if len(root.args) > 1 else (None, None)
+    dims = root.kwargs.get("dims", root.args[2] if len(root.args) > 2 else 2)
+    if dims == 1:
+        return (left, right), (-1, 0)
+    if isinstance(dims, tuple | list) and [len(axes) for axes in dims if isinstance(axes, tuple | list)] == [1, 1]:
+        return (left, right), (dims[0][0], dims[1][0])
+    return None
+
+
+def _matmul(root: fx.Node) -> tuple[Sequence[Any], tuple[Any, Any]] | None:
+    left, right = root.args if len(root.args) == 2 else (None, None)
+    is_plain = isinstance(left, fx.Node) and isinstance(right, fx.Node) and len(shape_of(right)) == 1
+    return ((left, right), (-1, 0)) if is_plain else None  # a vector times a stack sums over its last axis but one
+
+
+_READERS: dict[Any, Any] = {
+    torch.einsum: _einsum,
+    torch.functional.einsum: _einsum,
+    torch.tensordot: _tensordot,
+    "matmul": _matmul,
+    torch.matmul: _matmul,
+}
+
+
+def _vector(factor: fx.Node, count: int, rewriter: Rewriter) -> fx.Node:
+    """Return the numbers of a factor as ``f32[n]``: what its reshapes began with, or one more reshape."""
+    factor = node = unexpanded(factor)
+    while node.target in _RESHAPES and isinstance(node.args[0], fx.Node) and len(shape_of(node)) != 1:
+        if math.prod(shape_of(node.args[0])) != count:
+            break
+        node = node.args[0]
+    if shape_of(node) == (count,):
+        return node
+    kind = TensorType(factor.meta["type"].dtype, (count,))
+    return rewriter.call_function(torch.reshape, (factor, (count,)), type=kind)
+
+
+_RESHAPES = ("view", "reshape", "unsqueeze", "squeeze", torch.unsqueeze, torch.reshape, operator.getitem)
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to, and its input."""
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            stacked = torch.stack([torch.relu(x), torch.tanh(x)])
+            return torch.einsum("i,i...->...", self.alphas, stacked)
+
+    return Example(), torch.ones(1, 2)
