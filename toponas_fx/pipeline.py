@@ -88,7 +88,7 @@ def run_passes(gm: fx.GraphModule, passes: Passes, observe: Observer | None = No
             for pass_ in group:
                 record = records[id(pass_)]
                 record.before = record.before if record.changes else costs
-                changed.append(_run_pass(gm, pass_, record, interface, flat, done))
+                changed.append(_run_pass(gm, pass_, record, costs, interface, flat, done))
                 costs = record.after
                 if observe is not None:
                     observe(pass_, gm)
@@ -105,7 +105,13 @@ def _flatten(passes: Passes) -> Iterator[Pass]:
 
 
 def _run_pass(
-    gm: fx.GraphModule, pass_: Pass, record: PassRecord, interface: Interface, flat: list[Pass], done: list[str]
+    gm: fx.GraphModule,
+    pass_: Pass,
+    record: PassRecord,
+    costs: Costs,
+    interface: Interface,
+    flat: list[Pass],
+    done: list[str],
 ) -> bool:
     number = [id(other) for other in flat].index(id(pass_)) + 1  # by identity: equal passes have places of their own
     place = f"pass '{pass_.name}' ({number} of {len(flat)}), after {done}"
@@ -119,7 +125,7 @@ def _run_pass(
         raise type(error)(f"{place}: {error}") from error
     except Exception as error:
         raise PassError(f"{place}: {type(error).__name__}: {error}") from error
-    record.after = graph_costs(gm)
+    record.after = graph_costs(gm) if len(record.changes) > count else costs
     done.append(pass_.name)
     if _level() >= 1:
         _log.info("%s: %d changes, %d nodes", pass_.name, len(record.changes) - count, record.after.nodes)

@@ -89,8 +89,7 @@ class Rewriter:
 
     def erase_unread(self, nodes: Iterable[fx.Node]) -> None:
         """Remove those of the nodes that nobody reads, readers before what they read."""
-        position = {node: index for index, node in enumerate(self.gm.graph.nodes)}
-        for node in sorted(set(nodes), key=position.__getitem__, reverse=True):
+        for node in sorted(set(nodes), reverse=True):
             if not node.users:
                 self.erase(node)
 
