@@ -54,7 +54,7 @@ class Signed(_Made):
         return self.alphas.tanh()
 
     def set_vertex(self, seed: int) -> None:
-        self.set_on(1.0 if seed else -1.0, 0.0, seed)
+        self.set_on(1.0, 0.0, seed)
 
 
 class GumbelSoft(_Made):
