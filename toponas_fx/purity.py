@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable, Iterator
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -82,7 +83,14 @@ def is_counting_norm(module: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Tell whether a module carries hooks: each of its calls does what only the user knows."""
-    return any(getattr(module, name) for name in _HOOKS)
+    return any(hook_tables([module]))
+
+
+def hook_tables(modules: Iterable[nn.Module]) -> Iterator[dict[int, Any]]:
+    """Yield the tables of hooks of some modules; all are empty where none carries any."""
+    for module in modules:
+        for name in _HOOKS:
+            yield getattr(module, name)
 
 
 def _counts_nothing(node: fx.Node) -> bool:

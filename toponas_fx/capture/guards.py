@@ -14,6 +14,8 @@ from typing import Any
 from toponas_fx.capture.frozen import MISSING, Kind, freeze
 from toponas_fx.capture.tree_index import TreeIndex
 
+_ABSENT = object()
+
 
 @dataclass(frozen=True)
 class Change:
@@ -72,7 +74,9 @@ class StateGuards:
         """Return the first value that is no longer as recorded, or None where all hold."""
         if self.patched != tree.patched():
             return Change("hooks, or a module's own forward, were others", "")
-        for (path, name), frozen in self.attributes.items():
+        for owner, path, name, frozen in self._watched(tree):
+            if owner.get(name, _ABSENT) is frozen:  # most hold, and this is the fastest way to see it
+                continue
             value = getattr(tree.modules.get(path), name, MISSING)
             if value is not frozen and freeze(value, tree.paths) != frozen:
                 return Change(f"`{path or 'the model'}.{name}` was {_show(frozen)}", self.places.get((path, name), ""))
@@ -85,6 +89,17 @@ class StateGuards:
             if value is not frozen and freeze(value, tree.paths) != frozen:
                 return Change(f"`{name}` of {_name_of(owner)} was {_show(frozen)}", where)
         return None
+
+    def _watched(self, tree: TreeIndex) -> list[tuple[dict[str, Any], str, str, Any]]:
+        """Return the attributes that were read, with their owners' tables in a tree, which remembers them."""
+        found: list[tuple[dict[str, Any], str, str, Any]]
+        attributes, found = tree.watched.get(id(self), (None, []))
+        if attributes is not self.attributes or len(found) != len(attributes):
+            tables = {path: vars(tree.modules[path]) for path, _ in self.attributes if path in tree.modules}
+            items = self.attributes.items()
+            found = [(tables.get(path, {}), path, name, frozen) for (path, name), frozen in items]
+            tree.watched[id(self)] = (self.attributes, found)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the objects outside the model: in another process they are others, and nothing holds."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from toponas_fx.purity import is_hooked
+from toponas_fx.purity import hook_tables, is_hooked
 
 
 def walk_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -32,12 +32,20 @@ class TreeIndex:
     Attributes:
         modules: path to module, the root under the empty path; a tied module under each of its paths.
         paths: identity of a module to the first of its paths.
-        links: for each module, its table of children and what it held.
+        parents: the table of children of each module that has some, and what it held.
+        childless: the tables of the others.
+        hooks: the tables of hooks of all modules below the root.
+        attributes: the tables of attributes of the same.
+        watched: what ``StateGuards`` look up here, each by its owner's table of attributes.
     """
 
     modules: dict[str, nn.Module]
     paths: dict[int, str]
-    links: tuple[tuple[dict[str, nn.Module | None], tuple[tuple[str, nn.Module | None], ...]], ...]
+    parents: list[tuple[dict[str, nn.Module | None], tuple[tuple[str, nn.Module | None], ...]]]
+    childless: list[dict[str, nn.Module | None]]
+    hooks: list[dict[int, Any]]
+    attributes: list[dict[str, Any]]
+    watched: dict[int, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, root: nn.Module) -> TreeIndex:
@@ -46,21 +54,25 @@ class TreeIndex:
         paths: dict[int, str] = {}
         for path, module in modules.items():
             paths.setdefault(id(module), path)
-        unique = (modules[path] for path in paths.values())
-        return cls(modules, paths, tuple((m._modules, tuple(m._modules.items())) for m in unique))
+        unique = [modules[path] for path in paths.values()]
+        parents = [(module._modules, tuple(module._modules.items())) for module in unique if module._modules]
+        childless = [module._modules for module in unique if not module._modules]
+        attributes = [vars(module) for module in unique[1:]]
+        return cls(modules, paths, parents, childless, list(hook_tables(unique[1:])), attributes)
 
     def is_current(self) -> bool:
         """Tell whether every module still has the same children, in the same order."""
-        for children, held in self.links:
-            if len(children) != len(held) or (held and tuple(children.items()) != held):
-                return False
-        return True
+        if any(self.childless):
+            return False
+        return all(len(children) == len(held) and tuple(children.items()) == held for children, held in self.parents)
 
     def patched(self) -> dict[str, Any]:
         """Return the modules below the root that do not simply run their class's forward, by path.
 
         They carry hooks, or a forward of their own; the value tells which.
         """
+        if not any(self.hooks) and not any("forward" in own for own in self.attributes):
+            return {}
         return dict(self._patches())
 
     def _patches(self) -> Iterator[tuple[str, tuple[bool, Callable[..., Any] | None]]]:
