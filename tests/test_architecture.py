@@ -27,7 +27,12 @@ LAYERS = (
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
     ("program", "state", "compiler", "sampling", "measure", "model", "assembly"),
     ("simplify",),
+    ("comparison", "precision", "weight_values"),
+    ("vertices", "verdict"),
+    ("check",),
+    ("cli",),
     ("__init__",),
+    ("__main__",),
 )
 """A file imports from its own layer and from those above; new files are placed here by hand."""
 

@@ -72,6 +72,42 @@ def test_an_unrolled_step_is_not_undone_by_a_stale_twin(affine: bool) -> None:
         assert torch.equal(buffer, other), name
 
 
+class LastFirst(nn.Module):
+    """Its candidates run in another order than they are registered in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4, 4, k, padding=k // 2), nn.BatchNorm2d(4)) for k in (1, 3)
+        ).double()
+        self.alphas = nn.Parameter(torch.tensor([0.25, 0.75], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.alphas[1] * self.ops[1](x) + self.alphas[0] * self.ops[0](x)
+
+
+def test_a_module_shared_from_a_later_path_has_one_name_everywhere() -> None:
+    fast = toponas_fx.simplify(LastFirst(), image())
+    assert fast._toponas.sharing.ties == {"ops.0.1": "ops.1.1"}
+    names, state = [name for name, _ in fast.named_parameters()], fast.state_dict()
+    assert "ops.1.1.weight" in names
+    assert set(names) <= set(state)
+    for duplicates in (False, True):
+        paths = [path for path, _ in wrapped(fast).named_modules(remove_duplicate=not duplicates)]
+        assert "module.ops.1.1" in paths
+        assert "module.ops.0.1" not in paths
+    state.update({name: parameter.detach() + 1 for name, parameter in fast.named_parameters()})
+    twin = copy.deepcopy(fast)
+    twin.load_state_dict(state)
+    for left, right in zip(twin.parameters(), fast.parameters(), strict=True):
+        assert torch.equal(left, right + 1)
+    before = dict(fast.named_parameters())
+    found = torch.func.functional_call(fast, {name: parameter + 1 for name, parameter in before.items()}, (image(),))
+    assert torch.allclose(found, twin(image()), rtol=0, atol=1e-12)
+    after = dict(fast.named_parameters())
+    assert all(after[name] is parameter for name, parameter in before.items()), "torch put back what was there"
+
+
 @pytest.mark.parametrize("outer", [False, True], ids=["alone", "wrapped"])
 @pytest.mark.parametrize("mode", ["share", "exact"])
 def test_checkpoints_of_the_original_and_its_own_load_strictly(mode: str, outer: bool) -> None:

@@ -7,6 +7,7 @@
     ...  # optimizers, architect, genotype(), checkpoints: unchanged
 """
 
+from toponas_fx.check import check
 from toponas_fx.errors import (
     ArgumentError,
     CaptureError,
@@ -19,6 +20,7 @@ from toponas_fx.errors import (
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.report import Report
 from toponas_fx.simplify import explain, restore, simplify, topology
+from toponas_fx.verdict import Verdict
 
 __all__ = [
     "ArgumentError",
@@ -29,7 +31,9 @@ __all__ = [
     "Report",
     "SimplifiedModule",
     "ToponasError",
+    "Verdict",
     "VerificationError",
+    "check",
     "explain",
     "restore",
     "simplify",

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import restored_buffers, restored_generators
+from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.checkpoint import fit_checkpoint, own_names
 from toponas_fx.compiler import compile_call
 from toponas_fx.errors import GuardFailure, ToponasError
@@ -119,6 +120,21 @@ class SimplifiedModule(fx.GraphModule):
         return graph.python_code("self")
 
     # -- checkpoints, copies -----------------------------------------------------------------------------------------
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the modules under the names that checkpoints have: a shared one not under the paths it took over.
+
+        Parameters and buffers get their names from here. ``torch.func.functional_call`` asks for every name of a
+        tensor, and puts back the wrong one where a module has two.
+        """
+        memo = set() if memo is None else memo
+        state = vars(self).get("_toponas")
+        for path, module in walk_modules(self, state.sharing.ties if state is not None else ()):
+            if module not in memo or not remove_duplicate:
+                memo.add(module)
+                yield f"{prefix}{'.' if prefix and path else ''}{path}", module
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state under the user's names, every tensor once, under its first name."""

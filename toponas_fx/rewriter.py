@@ -111,7 +111,7 @@ class Rewriter:
         if module is old:
             return
         if not self._paths:
-            for path, candidate in self.gm.named_modules(remove_duplicate=False):
+            for path, candidate in nn.Module.named_modules(self.gm, remove_duplicate=False):
                 self._paths.setdefault(candidate, []).append(path)
             for node in self.gm.graph.nodes:
                 if node.op == "call_module":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import nn
 from toponas_fx.purity import hook_tables, is_hooked
 
 
-def walk_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def walk_modules(root: nn.Module, left_out: Container[str] = ()) -> Iterator[tuple[str, nn.Module]]:
     """Yield every module with its path, in torch's order, a tied one once under each of its paths.
 
+    Paths that are ``left_out`` are passed over, with all below them.
     ``named_modules`` takes a while for the thousands of modules of a supernet: it nests a generator a level.
     """
     stack = [("", root)]
@@ -22,7 +23,7 @@ def walk_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield path, module
         prefix = f"{path}." if path else ""
         children = [(prefix + name, child) for name, child in module._modules.items() if child is not None]
-        stack += reversed(children)
+        stack += [child for child in reversed(children) if child[0] not in left_out] if left_out else children[::-1]
 
 
 @dataclass(frozen=True)
