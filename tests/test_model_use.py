@@ -236,3 +236,28 @@ def test_a_new_model_whose_layers_have_other_options() -> None:
 
     fresh = toponas_fx.simplify(Dilated(1), image(), mode="exact").new()
     assert torch.allclose(fresh(image()), fresh.reference(image()), rtol=0, atol=1e-10)
+
+
+class SeveralMethods(nn.Module):
+    """Parameters that forward reads, that another method reads, that the caller hands in, and that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.auxiliary, self.nobody = (nn.Linear(6, 6).double() for _ in range(3))
+        self.penalty, self.alphas = nn.Parameter(torch.ones(1).double()), nn.Parameter(torch.ones(2).double())
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return w[0] * self.layer(x) + w[1] * x
+
+    def loss(self, x: Tensor) -> Tensor:
+        out = self(x, getattr(self, "alphas").softmax(0))  # noqa: B009
+        return out.square().sum() + self.auxiliary(x).sum() + self.penalty.sum()
+
+
+def test_parameters_that_only_other_methods_or_the_inputs_lead_to_stay() -> None:
+    model, x = SeveralMethods(), image()
+    fast = toponas_fx.simplify(model, (x, model.alphas.softmax(0)))
+    expected = {name for name, _ in model.named_parameters() if "nobody" not in name}
+    assert {name for name, _ in fast.named_parameters()} == expected
+    fast.loss(x).backward()
+    assert all(parameter.grad is not None for parameter in fast.parameters())

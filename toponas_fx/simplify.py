@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 from toponas_fx.assembly import assemble, retire
 from toponas_fx.capture import capture
 from toponas_fx.capture.inputs import as_inputs, infer_inputs
-from toponas_fx.capture.owners import TensorPath, walk_value
 from toponas_fx.compiler import build_program
 from toponas_fx.costs import Costs, graph_costs
 from toponas_fx.errors import ArgumentError, CaptureError, InputError, ToponasError
@@ -32,6 +31,7 @@ from toponas_fx.report import Report, build_report, unused_notes
 from toponas_fx.sampling import why_sampled
 from toponas_fx.topology import build_topology
 from toponas_fx.tree import copy_tree
+from toponas_fx.unread import unread_parameters
 
 MODES = ("share", "exact")
 NORMALIZE = ("kernel", "filter")
@@ -91,7 +91,7 @@ def simplify(
         reasons = fast._toponas.as_written.values()
         notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes]
         if raw is not None:
-            retire(fast, _unread_parameters(fast))
+            retire(fast, unread_parameters(fast, inputs))
             after = graph_costs(fast)
             fast._toponas.unmeasured = inputs if example_inputs is not None else None
     finally:
@@ -189,34 +189,6 @@ def _without_memory(tensor: Tensor) -> Tensor:
 
 def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     return infer_inputs(model) if example_inputs is None else as_inputs(example_inputs)
-
-
-def _unread_parameters(fast: SimplifiedModule) -> list[str]:
-    """Return the paths of parameters that no program reads and no change of state could bring back."""
-    state = fast._toponas
-    if state.as_written or any(program.has_guards or program.guards.depends_on_state for program in state.programs):
-        return []
-    read: set[int] = set()
-    for program in state.programs:
-        for node in program.graph.nodes:
-            if node.op == "call_module":
-                read.update(id(parameter) for parameter in fast.get_submodule(str(node.target)).parameters())
-            elif node.op == "get_attr":
-                read.add(id(_attribute(fast, str(node.target))))
-            read.update(id(tensor) for tensor in _tensors_in(fast, node))
-    return [path for path, parameter in fast.named_parameters() if id(parameter) not in read]
-
-
-def _tensors_in(fast: SimplifiedModule, node: fx.Node) -> Iterator[Tensor]:
-    """Yield the tensors that a read of a list, dict or object of the model may reach."""
-    if node.op == "get_attr" and "type" not in node.meta:
-        for _, tensor in walk_value(_attribute(fast, str(node.target)), TensorPath("")):
-            yield tensor
-
-
-def _attribute(fast: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(fast.get_submodule(owner), name)
 
 
 def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
