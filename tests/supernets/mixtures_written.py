@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from exactness import image
 from idiom import C, Expected, Idiom, edges, parameter
 
 
@@ -223,9 +222,6 @@ class PerImage(Idiom):
         super().__init__()
         self.alphas, self.edges = parameter(4), edges()
         self.gate = nn.Linear(C, 4)
-
-    def inputs(self, batch: int) -> tuple[Any, ...]:
-        return (image(batch, C),)
 
     def forward(self, x: Tensor) -> Any:
         for ops in self.edges:
