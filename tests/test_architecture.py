@@ -25,7 +25,7 @@ LAYERS = (
     ("passes",),
     ("pipeline",),
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
-    ("program", "state", "compiler", "sampling", "measure", "model", "assembly", "unread"),
+    ("program", "state", "compiler", "sampling", "measure", "model", "running", "assembly", "unread"),
     ("simplify",),
     ("comparison", "precision", "weight_values"),
     ("vertices", "verdict"),

@@ -14,7 +14,8 @@ from toponas_fx.capture.leaves import is_leaf
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.errors import ArgumentError
-from toponas_fx.model import SimplifiedModule, run_call
+from toponas_fx.model import SimplifiedModule
+from toponas_fx.running import forward_of
 from toponas_fx.state import State
 from toponas_fx.tree import copy_tree
 
@@ -64,11 +65,7 @@ def _simplified_class(user_class: Any) -> type[SimplifiedModule]:
             if isinstance(method, FunctionType) and not name.startswith("__") and name != "forward":
                 namespace[name] = _returning_models(method)
 
-    @functools.wraps(user_class.forward)
-    def forward(self: SimplifiedModule, *args: Any, **kwargs: Any) -> Any:
-        return run_call(self, *args, **kwargs)
-
-    namespace["forward"] = forward
+    namespace["forward"] = forward_of(user_class.forward)
     namespace["_toponas_class"] = user_class
     namespace["_toponas_unpickle"] = staticmethod(unpickle)
     return type(f"Simplified{user_class.__name__}", (SimplifiedModule, user_class), namespace)

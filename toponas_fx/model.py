@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import networkx as nx
-import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import restored_buffers, restored_generators
 from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.checkpoint import fit_checkpoint, own_names
-from toponas_fx.compiler import compile_call
-from toponas_fx.errors import GuardFailure, ToponasError
+from toponas_fx.errors import ToponasError
 from toponas_fx.kernels import normalized_kernels
 from toponas_fx.measure import measured_report
-from toponas_fx.program import Call, Program
+from toponas_fx.program import Program
 from toponas_fx.report import Report
 from toponas_fx.state import State
 from toponas_fx.topology import build_topology
@@ -152,7 +148,7 @@ class SimplifiedModule(fx.GraphModule):
         """Copy the model; the copy has tensors of its own and runs the same programs."""
         twin: Any = object.__new__(type(self))
         memo[id(self)] = twin
-        for name, value in vars(self).items():
+        for name, value in _uncompiled(self).items():
             vars(twin)[name] = value.copy() if name == "_toponas" else copy.deepcopy(value, memo)
         vars(twin)["_toponas"].removed = _removed_of(twin, self._toponas)
         vars(twin)["meta"]["sharing"] = twin._toponas.sharing
@@ -162,7 +158,7 @@ class SimplifiedModule(fx.GraphModule):
     def __copy__(self) -> Any:
         """Return a shallow copy, as ``copy.copy`` of any module: the same modules and tensors."""
         twin: Any = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        vars(twin).update(_uncompiled(self))
         vars(twin)["_toponas"] = self._toponas.copy()
         vars(twin)["meta"] = {**self.meta, "sharing": twin._toponas.sharing}
         vars(twin)["_toponas"].removed = dict(self._toponas.removed)
@@ -171,7 +167,7 @@ class SimplifiedModule(fx.GraphModule):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the user's class and the attributes."""
-        return self._toponas_unpickle, (self._toponas.user_class,), dict(vars(self))
+        return self._toponas_unpickle, (self._toponas.user_class,), _uncompiled(self)
 
     def __reduce__(self) -> Any:
         """Pickle by the user's class and the attributes."""
@@ -190,34 +186,9 @@ class SimplifiedModule(fx.GraphModule):
         return found
 
 
-def run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run the program of a simplified model that holds for this call; capture where none does."""
-    state: State = vars(model)["_toponas"]
-    call = Call.of(args, kwargs, model.training)
-    tree = state.tree(model)
-    for program in state.programs:
-        if program.accepts(call) and program.first_change(tree) is None:
-            state.used(program)
-            if not program.has_guards:
-                return program.run(model, *call.tensors)
-            try:
-                return _run_guarded(model, program, call)
-            except GuardFailure:
-                continue
-    if call.fixed not in state.as_written:
-        fresh = compile_call(model, state, call, args, kwargs)
-        try:
-            if fresh is not None:
-                return _run_guarded(model, fresh, call)
-        except GuardFailure:  # what it reads differs between two runs from the same start
-            pass
-    with normalized_kernels(model, state.sharing):
-        return state.user_forward(model, *args, **kwargs)
-
-
-def _run_guarded(model: nn.Module, program: Program, call: Call) -> Any:
-    with _undone_on_failure(model, call.tensors if program.has_writes else ()):
-        return program.run(model, *call.tensors)
+def _uncompiled(model: nn.Module) -> dict[str, Any]:
+    """Return a model's attributes without what ``model.compile()`` made: it is bound to this one, as torch has it."""
+    return {name: value for name, value in vars(model).items() if name != "_compiled_call_impl"}
 
 
 def _present_program(model: SimplifiedModule) -> Program:
@@ -235,22 +206,3 @@ def _removed_of(root: nn.Module, state: State) -> dict[str, Tensor]:
         owner, _, name = path.rpartition(".")
         found[path] = vars(root.get_submodule(owner))[name]
     return found
-
-
-@contextmanager
-def _undone_on_failure(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[None]:
-    """Undo what a run did to buffers and generators, and to all tensors if inputs are given, where it fails."""
-    others = [*inputs, *(tensor for _, tensor in model_tensors(model))] if inputs else []
-    saved = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *others)]
-    generator = torch.get_rng_state()
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    except GuardFailure:
-        torch.set_rng_state(generator)
-        if on_devices:
-            torch.cuda.set_rng_state_all(on_devices)
-        for tensor, value in saved:
-            if not torch.equal(tensor, value):
-                tensor.data.copy_(value)
-        raise

@@ -153,7 +153,7 @@ def _checked_passes(
         raise ArgumentError(f"the model is wrapped in {type(model).__name__}: simplify before wrapping")
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"simplify takes a torch.nn.Module, not {type(model).__name__}")
-    compiled = [path for path, module in model.named_modules() if type(module).__name__ == "OptimizedModule"]
+    compiled = [path for path, module in model.named_modules() if _is_compiled(module)]
     if compiled:
         raise ArgumentError(f"`{compiled[0] or 'the model'}` went through torch.compile: simplify before compiling")
     if isinstance(model, SimplifiedModule):
@@ -169,6 +169,11 @@ def _checked_passes(
                 raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {pass_!r}")
     kept = [_for_mode(entry, mode, normalize) for entry in chosen]
     return tuple(entry for entry in kept if entry is not None)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    in_place = getattr(module, "_compiled_call_impl", None) is not None  # what module.compile() leaves behind
+    return in_place or type(module).__name__ == "OptimizedModule"
 
 
 def _for_mode(entry: Pass | Repeat, mode: str, normalize: str) -> Pass | Repeat | None:

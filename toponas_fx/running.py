@@ -1,0 +1,123 @@
+"""One call of a simplified model: find the program that holds for it, run that, undo a run that fails half way.
+
+``torch.compile`` sees programs alone. Which of them holds is asked in plain Python at each call, outside of what dynamo
+compiles, so that no Python state can be frozen into compiled code; the one that does is a plain function of the model
+and its inputs, which compiles as a whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import skip_code
+
+from toponas_fx.capture.owners import model_tensors
+from toponas_fx.compiler import compile_call
+from toponas_fx.errors import GuardFailure
+from toponas_fx.kernels import normalized_kernels
+from toponas_fx.program import Call, Program
+from toponas_fx.state import State
+
+_REASON = "toponas_fx asks at each call which graph holds; compile the simplified model itself"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _outside(function: _Function) -> _Function:
+    """Let a function run in plain Python even where its caller is being compiled, and all that it calls."""
+    alone: _Function = torch.compiler.disable(function, reason=_REASON)  # type: ignore[no-untyped-call]
+    return alone
+
+
+def forward_of(user_forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the ``forward`` of a simplified class, with the signature of the user's.
+
+    dynamo passes over its frame and that of ``run_call``, and compiles the program that they run. Asked to trace
+    through them, from a compiled function that calls the model, it breaks the graph, or says why it cannot where it
+    must not break. ``torch.export`` records what one call does.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _run_call(self, *args, **kwargs) if torch.compiler.is_exporting() else run_call(self, *args, **kwargs)
+
+    skip_code(forward.__code__)
+    return functools.wraps(user_forward)(forward)
+
+
+def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run the program of a simplified model that holds for this call; capture where none does."""
+    call, programs = _search(model, args, kwargs)
+    while (program := _next(programs)) is not None:
+        if not program.has_guards:
+            return program.run(model, *call.tensors)
+        saved = _snapshot(model, call.tensors if program.has_writes else ())
+        try:
+            return program.run(model, *call.tensors)
+        except GuardFailure:
+            _put_back(saved)
+    state: State = vars(model)["_toponas"]
+    if state.sharing.kernels:  # swapped in for the call, which compiled code would not see
+        return _run_normalized(model, args, kwargs)
+    return state.user_forward(model, *args, **kwargs)
+
+
+run_call = torch.compiler.disable(_run_call, recursive=False, reason=_REASON)  # type: ignore[no-untyped-call]
+"""The same, for forward: dynamo leaves its frame alone and compiles the program that it runs."""
+
+
+@_outside
+def _search(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Iterator[Program]]:
+    call = Call.of(args, kwargs, model.training)
+    return call, _programs_for(model, call, args, kwargs)
+
+
+def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Program]:
+    """Yield the programs that hold as far as Python state tells; the last is of a capture made now."""
+    state: State = vars(model)["_toponas"]
+    tree = state.tree(model)
+    for program in state.programs:
+        if program.accepts(call) and program.first_change(tree) is None:
+            state.used(program)
+            yield program
+    if call.fixed not in state.as_written:
+        fresh = compile_call(model, state, call, args, kwargs)
+        if fresh is not None:  # it may fail too: what it reads differs between two runs from the same start
+            yield fresh
+
+
+@_outside
+def _next(programs: Iterator[Program]) -> Program | None:
+    return next(programs, None)
+
+
+@_outside
+def _run_normalized(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    state: State = vars(model)["_toponas"]
+    with normalized_kernels(model, state.sharing):
+        return state.user_forward(model, *args, **kwargs)
+
+
+_Snapshot = tuple[list[tuple[Tensor, Tensor]], Tensor, list[Tensor]]
+
+
+@_outside
+def _snapshot(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Snapshot:
+    """Return the values of buffers and generators, and of all tensors if inputs are given."""
+    others = [*inputs, *(tensor for _, tensor in model_tensors(model))] if inputs else []
+    saved = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *others)]
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return saved, torch.get_rng_state(), on_devices
+
+
+@_outside
+def _put_back(snapshot: _Snapshot) -> None:
+    saved, generator, on_devices = snapshot
+    torch.set_rng_state(generator)
+    if on_devices:
+        torch.cuda.set_rng_state_all(on_devices)
+    for tensor, value in saved:
+        if not torch.equal(tensor, value):
+            tensor.data.copy_(value)
