@@ -137,13 +137,13 @@ class Vertices:
         for seed in range(PROBES):
             twins = self._twins(seed)
             with self._untouched():
-                values, fed = self._weights(twins, seed)
+                reader = self._weights(twins, seed)
             for number, state in enumerate(self.states):
-                own = [values.get(weight, weight) for weight in state.candidates]
+                own = [reader.env.get(weight, weight) for weight in state.candidates]
                 for place, pull in enumerate(state.pulls):
-                    _merge(pull, _pull(own, place, twins))
+                    _merge(pull, _pull(own, place, reader.read))
                     counts[number, place] = counts.get((number, place), False) or counts_at_all(own[place])
-                if not fed.isdisjoint(state.candidates):
+                if not reader.fed.isdisjoint(state.candidates):
                     state.reason = "a module computes its weights from the input"
         for number, state in enumerate(self.states):
             self._choose_leaves(state, [counts[number, place] for place in range(state.size)])
@@ -180,12 +180,12 @@ class Vertices:
             twins[key].requires_grad_()
         return twins
 
-    def _weights(self, twins: dict[int, Tensor], seed: int) -> tuple[dict[Any, Any], set[Any]]:
-        """Compute all weights with stand-ins for the model's tensors; return them, and the nodes that modules feed."""
+    def _weights(self, twins: dict[int, Tensor], seed: int) -> WeightReader:
+        """Compute all weights with stand-ins for the model's tensors."""
         seed_all(seed)
         reader = WeightReader(self._model, self._graph, twins)
         reader.feed(self._inputs, self._needed)
-        return reader.env, reader.fed
+        return reader
 
     @contextmanager
     def _untouched(self) -> Iterator[None]:
@@ -230,9 +230,9 @@ class Vertices:
         alone: dict[int, int | None] = {}
         with self._untouched():
             for seed in range(DRAWS):
-                values, _ = self._weights({}, seed)
+                reader = self._weights({}, seed)
                 for state in self.states:
-                    place = _alone([values.get(weight, weight) for weight in state.candidates])
+                    place = _alone([reader.env.get(weight, weight) for weight in state.candidates])
                     alone[id(state)] = place if alone.get(id(state), place) == place else None
         return alone
 

@@ -19,6 +19,7 @@ class WeightReader(fx.Interpreter):
 
     Attributes:
         fed: the nodes whose values a module computed from the input.
+        read: the stand-ins that a node's value was replaced by, by the identity of what they stand for.
     """
 
     def __init__(self, model: fx.GraphModule, graph: fx.Graph, twins: dict[int, Tensor]) -> None:
@@ -27,6 +28,7 @@ class WeightReader(fx.Interpreter):
         self._twins = twins
         self._given: set[fx.Node] = set()
         self.fed: set[fx.Node] = set()
+        self.read: dict[int, Tensor] = {}
 
     def feed(self, inputs: tuple[Any, ...], needed: list[fx.Node]) -> None:
         """Run the nodes of a list, in order."""
@@ -44,7 +46,12 @@ class WeightReader(fx.Interpreter):
                     self.fed.add(node)
 
     def _stand_in(self, value: Any) -> Any:
-        return pytree.tree_map_only(Tensor, lambda tensor: self._twins.get(id(tensor), tensor), value)
+        return pytree.tree_map_only(Tensor, self._twin_of, value)
+
+    def _twin_of(self, tensor: Tensor) -> Tensor:
+        if id(tensor) in self._twins:
+            self.read[id(tensor)] = self._twins[id(tensor)]
+        return self._twins.get(id(tensor), tensor)
 
 
 def mixture_names(detected: fx.GraphModule) -> dict[tuple[str, int], str]:
