@@ -282,3 +282,12 @@ def test_a_kernels_scale_does_not_matter_in_the_shared_model() -> None:
     with torch.no_grad():
         model.cells[1]._ops[3].op[1].weight.mul_(10)
     assert torch.allclose(fast(x), before, rtol=0, atol=1e-9)
+
+
+def test_a_module_put_where_another_was_shared_is_seen_at_once() -> None:
+    _, fast = simplified()
+    candidate = fast.cells[0]._ops[3].op
+    assert candidate[2] is fast.cells[0]._ops[2].op[2]
+    candidate[2] = nn.BatchNorm2d(4).double()
+    assert "cells.0._ops.3.op.2.running_mean" in fast.state_dict()
+    assert any(parameter is candidate[2].weight for parameter in fast.parameters())

@@ -126,22 +126,28 @@ class SimplifiedModule(fx.GraphModule):
         tensor, and puts back the wrong one where a module has two.
         """
         memo = set() if memo is None else memo
-        state = vars(self).get("_toponas")
-        for path, module in walk_modules(self, state.sharing.ties if state is not None else ()):
+        for path, module in walk_modules(self, self._toponas_ties() if "_toponas" in vars(self) else ()):
             if module not in memo or not remove_duplicate:
                 memo.add(module)
                 yield f"{prefix}{'.' if prefix and path else ''}{path}", module
+
+    def _toponas_ties(self) -> dict[str, str]:
+        """Return the paths that shared modules took over, but for those where another module was put since."""
+        state = self._toponas
+        if state.index is not None:
+            state.tree(self)
+        return state.sharing.ties
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state under the user's names, every tensor once, under its first name."""
         found = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
-        own_names(found, prefix, self._toponas.sharing.ties)
+        own_names(found, prefix, self._toponas_ties())
         return found
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Accept a checkpoint of the original model too: names that were removed take the kept module's value."""
-        fit_checkpoint(state_dict, prefix, self._toponas.sharing.ties, self._toponas.removed)
+        fit_checkpoint(state_dict, prefix, self._toponas_ties(), self._toponas.removed)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
