@@ -41,7 +41,7 @@ Refuses:
 1. modules that are not alike, or alike only across edges;
 2. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
 3. a module that runs in several places;
-4. a candidate with a constant weight, or whose result something else reads;
+4. a candidate with a constant weight, one that is subtracted, or whose result something else reads;
 5. random and in-place modules, modules with hooks, and one value that stands for several candidates already.
 """
 
@@ -56,7 +56,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.mixtures import Mixture, mixtures
+from toponas_fx.mixtures import Mixture, is_negated, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.shareable import ModuleCalls
@@ -145,8 +145,11 @@ def _alike_ends(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]
 def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node) -> str | None:
     if list(call.users) != [mixture.node]:
         return "something besides the mixture reads a candidate's result"
-    if not isinstance(mixture.weights[mixture.terms.index(call)], fx.Node):
+    weight = mixture.weights[mixture.terms.index(call)]
+    if not isinstance(weight, fx.Node):
         return "a candidate has a constant weight"
+    if is_negated(weight):
+        return "a candidate is subtracted: at its vertex the sum is minus what it computes"
     return calls.why_not(call)
 
 

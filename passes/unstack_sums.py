@@ -78,7 +78,7 @@ class UnstackSums(Pass):
         """Find all reductions over a stack."""
         matches: list[StackedSum] = []
         refusals: list[Refusal] = []
-        for node in gm.graph.nodes:
+        for node in reversed(gm.graph.nodes):  # a term may be the root of an earlier sum
             found = _read(node) if "type" in node.meta else None
             if found is None:
                 continue

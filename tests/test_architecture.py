@@ -16,7 +16,7 @@ PACKAGE = ROOT / "toponas_fx"
 
 FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops")
 ANALYSES = ("mixtures", "memory", "purity", "signatures", "linear_ops", "calibration", "shareable", "topology")
-ANALYSES += ("kernel_grid", "stages", "stacks")
+ANALYSES += ("kernel_grid", "stages", "stacks", "weight_rows")
 LAYERS = (
     FACTS,
     ANALYSES,

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
 from toponas_fx import ops
+from toponas_fx.weight_rows import Elements
 
 _SIZES = ("size", "numel")
 
@@ -46,6 +46,12 @@ def is_mixed_sum(node: Any) -> bool:
     return isinstance(node, fx.Node) and node.target is ops.mixed_sum
 
 
+def is_negated(weight: fx.Node) -> bool:
+    """Tell whether a weight is the product of a tensor and a negative number: its term is subtracted."""
+    number = weight.args[1] if weight.target is operator.mul else None
+    return isinstance(number, int | float) and number < 0
+
+
 def mixtures(graph: fx.Graph) -> Iterator[Mixture]:
     """Yield the mixtures of a graph, in its order."""
     for node in graph.nodes:
@@ -72,48 +78,14 @@ def edge_numbers(
         n edge numbers, from 0 in order of appearance.
     """
     numbers: dict[Any, int] = {}
-    rows = [tuple(row for row in map(row_of, nodes) if row is not None) for nodes in factors]
+    elements = Elements()
+    found = [[element for element in map(elements.find, nodes) if element is not None] for nodes in factors]
+    rows = [tuple(element.row for element in row) for row in found]
     others = {term for term in terms if isinstance(term, fx.Node)}
     sources = [source_of(term, inside, others) if isinstance(term, fx.Node) else None for term in terms]
     known = {row: source for row, source in zip(rows, sources, strict=True) if source is not None}
     keys = [(row, known.get(row) if source is None else source) for row, source in zip(rows, sources, strict=True)]
     return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
-
-
-def row_of(weight: fx.Node) -> Any:
-    """Return a key for the row that a scalar weight is an element of; equal keys are the same row of one tensor.
-
-    None for a weight that is no element of anything: a tensor of its own, or the result of a computation.
-    """
-    while _is_reshape(weight):
-        weight = weight.args[0]  # type: ignore[assignment]
-    if weight.target is not operator.getitem and weight.target != "select":
-        return None
-    *parents, index = _structure(weight)
-    if isinstance(index, tuple):
-        return (*parents, index[:-1])
-    return tuple(parents)
-
-
-def _structure(node: fx.Node) -> tuple[Any, ...]:
-    """Write nested indexing as a tuple, root first, so that equal reads compare equal."""
-    if _is_reshape(node) or node.target in ("unbind", "detach"):
-        return _structure(node.args[0])  # type: ignore[arg-type]
-    if node.target is operator.getitem:
-        return (*_structure(node.args[0]), _hashable(node.args[1]))  # type: ignore[arg-type]
-    if node.target == "select":
-        return (*_structure(node.args[0]), _hashable(node.args[1:]))  # type: ignore[arg-type]
-    return (node,)
-
-
-def _hashable(index: Any) -> Any:
-    if isinstance(index, tuple):
-        return tuple(map(_hashable, index))
-    return index if isinstance(index, int | fx.Node) else str(index)
-
-
-def _is_reshape(node: fx.Node) -> bool:
-    return node.target in ("view", "reshape", "squeeze", "contiguous", "unsqueeze", torch.reshape, torch.unsqueeze)
 
 
 def source_of(term: fx.Node, inside: Collection[fx.Node], terms: Collection[fx.Node] = ()) -> Any:

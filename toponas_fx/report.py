@@ -14,9 +14,10 @@ import networkx as nx
 from torch import fx, nn
 
 from toponas_fx.costs import Costs
-from toponas_fx.mixtures import mixtures, row_of
+from toponas_fx.mixtures import mixtures
 from toponas_fx.pipeline import PassRecord
 from toponas_fx.topology import RESHAPES, common_path
+from toponas_fx.weight_rows import Element, Elements
 
 _ROWS = {
     "convolutions": "convolutions",
@@ -178,11 +179,12 @@ def unused_notes(model: nn.Module, entered: Sequence[str], gm: fx.GraphModule) -
             if not any(id(module) in ran for module in child.modules())
         ]
         notes += idle if len(idle) < len(container) else []
-    rows: dict[str, tuple[str, int, set[int]]] = {}
+    rows: dict[Any, tuple[str, int, set[int]]] = {}
     for mixture in mixtures(gm.graph):
         scope = mixture.node.meta.get("scope", "")
-        for key, index, length in _elements(mixture.weights):
-            rows.setdefault(key, (f"`{scope}`" if scope else "the model", length, set()))[2].add(index)
+        for element in _elements(mixture.weights):
+            known = rows.setdefault(element.row, (f"`{scope}`" if scope else "the model", element.length, set()))
+            known[2].add(element.index)
     notes += [
         f"the weights of {scope} have {length} elements, {len(used)} are used"
         for scope, length, used in rows.values()
@@ -191,34 +193,17 @@ def unused_notes(model: nn.Module, entered: Sequence[str], gm: fx.GraphModule) -
     return list(dict.fromkeys(notes))
 
 
-def _elements(weights: Iterable[Any]) -> Iterator[tuple[str, int, int]]:
-    """Yield the row, the index and the row's length for each factor of a weight that is an element of a known row."""
+def _elements(weights: Iterable[Any]) -> Iterator[Element]:
+    """Yield each factor of a weight that is an element of a known row."""
+    elements = Elements()
     queue = [weight for weight in weights if isinstance(weight, fx.Node)]
     while queue:
         weight: Any = queue.pop()
-        while weight.target in RESHAPES:
-            weight = weight.args[0]
-        if weight.target is operator.mul:
+        found = elements.find(weight)
+        if found is not None:
+            yield found
+        elif weight.target is operator.mul or weight.target in RESHAPES:
             queue += weight.all_input_nodes
-        elif weight.target is operator.getitem or weight.target == "select":
-            tensor, dim, index = _element(weight)
-            if "type" in tensor.meta and isinstance(dim, int) and isinstance(index, int):
-                length = tensor.meta["type"].shape[dim]
-                yield str(row_of(weight)), index % length, length
-
-
-def _element(weight: Any) -> tuple[Any, Any, Any]:
-    """Return the tensor that an element is taken of, along which dimension, and its index there."""
-    parent, *place = weight.args
-    if weight.target == "select":
-        return parent, *place
-    if parent.target == "unbind":
-        tensor, *dims = parent.args
-        return tensor, dims[0] if dims else parent.kwargs.get("dim", 0), place[0]
-    if isinstance(place[0], tuple):
-        is_plain = all(isinstance(part, int) for part in place[0])  # neither `...` nor None before it
-        return parent, len(place[0]) - 1, place[0][-1] if is_plain else None
-    return parent, 0, place[0]
 
 
 @dataclass(frozen=True)
