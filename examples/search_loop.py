@@ -92,10 +92,14 @@ class Search:
         eta = self.optimizer.param_groups[0]["lr"]
         self.architect.step(train, valid, eta, self.optimizer, unrolled=self.order == 2)
         self.optimizer.zero_grad()
-        self.model._loss(*train).backward()
+        self.loss(*train).backward()
         clip_grad_norm_(self.model.weight_parameters(), GRADIENT_CLIP)
         self.optimizer.step()
         self.seconds.append(_now(train[0].device) - start)
+
+    def loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss that trains the weights."""
+        return self.model._loss(images, targets)
 
     @torch.no_grad()
     def accuracy(self, loader: DataLoader, limit: int | None, device: torch.device) -> float:
@@ -141,7 +145,7 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
     architecture = data.search_loader(data.architecture, args.batch, args.seed + 1)
     validation = data.validation_loader(args.batch)
     example = next(iter(data.search_loader(data.weights, args.batch, args.seed)))[0].to(args.device)
-    searches = [_make_search(name, method, args, data, example) for name in args.models]
+    searches = [make_search(name, method, args, data, example) for name in args.models]
     if args.report and "simplified" in args.models:
         print(searches[-1].model.report)
 
@@ -166,6 +170,24 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
 
     results = {one.name: one.result(example, accuracies[one.name]) for one in searches}
     return {name: results[name] for name in args.models}
+
+
+def make_search(
+    name: str,
+    method: Method,
+    args: argparse.Namespace,
+    data: SearchData,
+    example: torch.Tensor,
+    kind: type[Search] = Search,
+) -> Search:
+    """Return the search on the original or the simplified supernet, whose weights the seed decides."""
+    torch.manual_seed(args.seed)  # both searches start from the same weights
+    with args.device:
+        model = method.supernet(args, data)
+    if name == "simplified":
+        model = toponas_fx.simplify(model, example)
+    architect = method.architect(model, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
+    return kind(name, model, architect, args.order, args.epochs)
 
 
 def ratios(results: Results) -> dict[str, float]:
@@ -215,18 +237,6 @@ def write_json(args: argparse.Namespace, results: Results, notes: list[str]) -> 
 def make_console() -> Console:
     """Return a console for the output, of a fixed width where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 100)
-
-
-def _make_search(
-    name: str, method: Method, args: argparse.Namespace, data: SearchData, example: torch.Tensor
-) -> Search:
-    torch.manual_seed(args.seed)  # both searches start from the same weights
-    with args.device:
-        model = method.supernet(args, data)
-    if name == "simplified":
-        model = toponas_fx.simplify(model, example)
-    architect = method.architect(model, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
-    return Search(name, model, architect, args.order, args.epochs)
 
 
 def _now(device: torch.device) -> float:
