@@ -16,7 +16,7 @@ from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
 from toponas_fx.capture.leaves import watched
 from toponas_fx.capture.owners import model_tensors
-from toponas_fx.capture.quiet import collector_off, no_trace
+from toponas_fx.capture.quiet import collector_off, no_trace, own_saved_tensors
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import CaptureError, ForeignDrawError
@@ -57,7 +57,7 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
     labels = check_signature(forward, args, kwargs)
-    with collector_off():
+    with collector_off(), own_saved_tensors():
         try:
             return _capture(root, forward, args, kwargs, labels, finds_draws=False)
         except ForeignDrawError:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from toponas_fx.capture.owners import model_tensors, plain_attributes
 
@@ -69,6 +70,16 @@ def no_trace(root: nn.Module) -> Iterator[None]:
                         tensor.data.copy_(value)
                     if tensor.requires_grad != requires_grad:
                         tensor.requires_grad_(requires_grad)
+
+
+@contextmanager
+def own_saved_tensors() -> Iterator[None]:
+    """Keep what a run inside saves for backward from hooks around it: ``checkpoint`` counts what they are given."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        yield
+        return
+    with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        yield
 
 
 @contextmanager
