@@ -94,10 +94,6 @@ def goes_on(folder: Path, *arguments: str, processes: int | None, kills: tuple[t
 
 def test_killed_and_run_again_it_ends_where_it_would_have(tmp_path: Path) -> None:
     goes_on(tmp_path, "--limit-batches", "32", processes=None, kills=((1, 14),))
-    path = tmp_path / "whole.pt"
-    other = run_script(SCRIPT, "--checkpoint", str(path), "--epochs", str(EPOCHS), *TINY, "--seed", "1", processes=None)
-    assert other.returncode == 1
-    assert other.stderr == f"error: {path} is of a search with limit_batches 32, not None; name another checkpoint\n"
 
 
 @pytest.mark.slow
@@ -127,3 +123,13 @@ def test_bad_arguments_get_one_sentence(
         parse([argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
     assert stopped.value.code == 2
     assert re.search(f"error: .*{sentence}", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_the_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "search.pt"
+    few = ("--checkpoint", str(path), "--epochs", "1", "--limit-batches", "1")
+    assert run_script(SCRIPT, *few, *TINY, processes=None).returncode == 0
+    done = run_script(SCRIPT, *few, *TINY, "--seed", "1", processes=None)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {path} is of a search with seed 0, not 1; name another checkpoint\n"
