@@ -9,6 +9,8 @@ from toponas_fx.passes.detect_mixed_ops import DetectMixedOps
 from toponas_fx.passes.drop_zero_candidates import DropZeroCandidates
 from toponas_fx.passes.eliminate_dead_code import EliminateDeadCode
 from toponas_fx.passes.float_modules import FloatModules
+from toponas_fx.passes.fold_weights import FoldWeights
+from toponas_fx.passes.lower_for_device import LowerForDevice
 from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
 from toponas_fx.passes.share_modules import ShareModules
@@ -23,6 +25,8 @@ __all__ = [
     "DropZeroCandidates",
     "EliminateDeadCode",
     "FloatModules",
+    "FoldWeights",
+    "LowerForDevice",
     "MergeKernels",
     "NormalizeKernels",
     "ShareModules",
@@ -43,5 +47,7 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     ),
     NormalizeKernels(),  # once it is known which norms are shared, and while each kernel is still its own
     MergeKernels(),  # last of the rules: it needs the normalized kernels
+    FoldWeights(),  # into what merging left
+    LowerForDevice(),  # the operations are what they will be
     EliminateDeadCode(),  # what the rules left unread
 )

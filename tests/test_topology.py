@@ -68,8 +68,9 @@ def test_nasbench201_cell_after_all_passes():
     assert len(first) == 3
     assert len(set(first)) == 1  # one ReLU for three edges, and in the chain of each
     merged = next(data for _, _, data in edges(graph) if len(data["ops"]) == 3)
-    number = merged["nodes"][2].split("_ops")[0]
+    number = next(name for name in merged["origins"] if name.endswith("_ops_3_1")).split("_ops")[0]
     assert set(merged["origins"]) > {f"{number}_ops_2_1", f"{number}_ops_3_1", f"{number}_ops_3_2"}
+    assert merged["weight"].startswith("group_weight")
 
 
 @pytest.mark.parametrize("passes", [(DetectMixedOps(),), (DetectMixedOps(), Deduplicate()), DEFAULT_PASSES])

@@ -20,6 +20,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 from torch.utils import flop_counter
 
+from toponas_fx import ops
+from toponas_fx.lean_ops import depthwise_conv2d
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -103,7 +106,7 @@ def _find_functions() -> dict[Hashable, _Family]:
                 getattr(space, spelling, None) for space in (F, torch, torch.Tensor) for spelling in (name, f"{name}_")
             ]
             found.update((function, family) for function in spellings if function is not None)
-    return found
+    return {**found, ops.scaled_norm: _NORMS, depthwise_conv2d: _CONVOLUTIONS}
 
 
 _FAMILY_OF_FUNCTION = _find_functions()

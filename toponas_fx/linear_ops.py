@@ -9,10 +9,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from toponas_fx.lean_ops import depthwise_conv2d
 from toponas_fx.purity import is_hooked
 
 FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_DIMS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+_DIMS: dict[Any, int] = {
+    depthwise_conv2d: 2,
+    F.conv1d: 1,
+    F.conv2d: 2,
+    F.conv3d: 3,
+    torch.conv1d: 1,
+    torch.conv2d: 2,
+    torch.conv3d: 3,
+}
 _MODULES: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
@@ -99,7 +108,7 @@ def _of_function(gm: fx.GraphModule, node: fx.Node) -> LinearOp | None:
     if not dims:
         return LinearOp(node, value, kernel, offset, shape, (), (), (), 1)
     stride, dilation = _tuple(given.get("stride", 1), dims), _tuple(given.get("dilation", 1), dims)
-    groups = given.get("groups", 1)
+    groups = shape[0] if node.target is depthwise_conv2d else given.get("groups", 1)
     if stride is None or dilation is None or not isinstance(groups, int):
         return None
     padding = _padding(given.get("padding", 0), shape[2:], dilation)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import Module
+from torch.nn import GroupNorm, Module
 from torch.nn import functional as F
 
 from toponas_fx.errors import GuardFailure
+from toponas_fx.lean_ops import sees_plain_autograd, weighted_sum
 
 ZERO_WEIGHT = 1e-12
 """A group weight below this counts as zero (DESIGN, the group weight); squared, the floor of kernel norms."""
@@ -32,12 +33,53 @@ def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float]
     Returns:
         The sum, of the terms' shape.
     """
+    if len(terms) > 1 and _are_alike(terms, weights) and sees_plain_autograd():
+        return weighted_sum(terms, weights)  # type: ignore[arg-type]
     total: Any = None
     for term, weight in zip(terms, weights, strict=True):
         weighted = term if isinstance(weight, float | int) and weight == 1 else term * weight
         total = weighted if total is None else total + weighted
     result: Tensor = total
     return result
+
+
+def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
+    """Tell whether terms are tensors of one shape, and weights scalars, of one dtype."""
+    first = terms[0]
+    if type(first) is not Tensor or not first.is_floating_point():
+        return False
+    kind = first.dtype, first.shape, first.device
+    if not all(type(term) is Tensor and (term.dtype, term.shape, term.device) == kind for term in terms):
+        return False
+    scalars = [weight for weight in weights if isinstance(weight, Tensor)]
+    return all(not scalar.dim() and scalar.dtype == first.dtype for scalar in scalars)
+
+
+def scaled_norm(x: Tensor, norm: Module, scale: Tensor) -> Tensor:
+    """Return ``scale * norm(x)``; the norm's affine weights carry the scale, so that no product is stored.
+
+    Args:
+        x: ``f32[N,C,...]``.
+        norm: a BatchNorm of any rank or a GroupNorm, in its present mode; it counts as it does in its own forward.
+        scale: ``f32[]``.
+
+    Returns:
+        ``f32[N,C,...]``.
+    """
+    own: Any = norm
+    weight = scale.expand(x.shape[1]) if own.weight is None else own.weight * scale  # f32[C]
+    bias = None if own.bias is None else own.bias * scale  # f32[C]
+    if isinstance(norm, GroupNorm):
+        return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+    momentum = 0.0 if own.momentum is None else own.momentum
+    if own.training and own.track_running_stats and own.num_batches_tracked is not None:
+        own.num_batches_tracked.add_(1)
+        if own.momentum is None:
+            momentum = 1.0 / float(own.num_batches_tracked)
+    uses_batch = own.training or (own.running_mean is None and own.running_var is None)
+    is_read = not own.training or own.track_running_stats
+    mean, var = (own.running_mean, own.running_var) if is_read else (None, None)
+    return F.batch_norm(x, mean, var, weight, bias, uses_batch, momentum, own.eps)
 
 
 def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -185,6 +227,18 @@ def merge_biases(biases: Sequence[Tensor], weights: Sequence[Tensor | float]) ->
         total = bias * weight if total is None else total + bias * weight
     result: Tensor = total
     return result
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images in channels-last layout where that is faster: float32 on a CPU, ``f32[N,C,H,W]``."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4 or torch.compiler.is_compiling():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def standard_layout(x: Tensor) -> Tensor:
+    """Return images in the layout that torch makes them in, ``f32[N,C,...]``."""
+    return x if torch.compiler.is_compiling() else x.contiguous()
 
 
 def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> None:

@@ -24,6 +24,7 @@ _RANDOM_IN_PLACE = frozenset("bernoulli_ uniform_ normal_ exponential_ random_ c
 _DROPOUTS = nn.modules.dropout._DropoutNd
 _EFFECTS = frozenset("_set_grad_enabled requires_grad_ backward _assert _assert_async record_function".split())
 _COUNTING = frozenset("batch_norm instance_norm native_batch_norm".split())
+_COUNTING_OPS = (ops.guard, ops.copy_statistics, ops.scaled_norm)
 _PURE_MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()
@@ -45,7 +46,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return is_pure_module(gm.get_submodule(str(node.target)))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name in _RANDOM or name in _EFFECTS or node.target in (ops.guard, ops.copy_statistics):
+    if name in _RANDOM or name in _EFFECTS or node.target in _COUNTING_OPS:
         return False
     if name in _COUNTING and not _counts_nothing(node):
         return False

@@ -83,6 +83,10 @@ class Rewriter:
         """Give a node other arguments."""
         node.args = tuple(args)
 
+    def redirect(self, reader: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        """Let one reader read ``new`` where it reads ``old``."""
+        reader.replace_input_with(old, new)
+
     def erase(self, node: fx.Node) -> None:
         """Remove a node that nobody reads."""
         self.gm.graph.erase_node(node)

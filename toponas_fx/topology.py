@@ -46,7 +46,8 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     for mixture, source in zip(found, sources, strict=True):
         _add_value(graph, gm, mixture.node)
         for position, term, weight in zip(mixture.positions, mixture.terms, mixture.weights, strict=True):
-            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": _weight_text(weight)}
+            text = _weight_text(term.args[2] if getattr(term, "target", None) is ops.scaled_norm else weight)
+            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text}
             start = _add_value(graph, gm, source)
             graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, flow.between(source, term)))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
@@ -214,9 +215,7 @@ def _add_value(graph: nx.MultiDiGraph, gm: fx.GraphModule, value: Any) -> str:
 
 
 def _candidate(gm: fx.GraphModule, term: Any, chain: list[fx.Node]) -> dict[str, Any]:
-    labels = tuple(_label(gm, node) for node in chain)
-    if not labels:
-        labels = ("identity",) if isinstance(term, fx.Node) else (_CONSTANT,)
+    labels = tuple(_label(gm, node) for node in chain) or (("identity",) if isinstance(term, fx.Node) else (_CONSTANT,))
     origins = dict.fromkeys(name for node in chain for name in node.meta.get("origin", (node.name,)))
     return {
         "ops": ("zero",) if _is_zero(term) else labels,
@@ -251,6 +250,8 @@ def _label(gm: fx.GraphModule, node: fx.Node) -> str:
         size, channels, groups = option("kernel_size", ()), option("in_channels"), option("groups", 1)
         sizes = size if isinstance(size, tuple) else (size,) * (2 if "2d" in name else 3 if "3d" in name else 1)
         return _geometry(name, sizes, channels, groups, option("dilation", 1), option("stride", 1))
+    if node.target is ops.scaled_norm:
+        return type(gm.get_submodule(str(node.args[1].target))).__name__  # type: ignore[union-attr]
     operation = linear_op(gm, node)
     if operation is not None:
         name = f"Conv{operation.dims}d" if operation.dims else "Linear"

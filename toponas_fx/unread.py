@@ -32,7 +32,8 @@ def unread_parameters(fast: SimplifiedModule, inputs: tuple[Any, ...]) -> list[s
             if node.op == "call_module":
                 read.update(id(parameter) for parameter in fast.get_submodule(str(node.target)).parameters())
             elif node.op == "get_attr":
-                read.add(id(_attribute(fast, str(node.target))))
+                value = _attribute(fast, str(node.target))
+                read.update(map(id, value.parameters() if isinstance(value, nn.Module) else [value]))
             read.update(id(tensor) for tensor in _tensors_in(fast, node))
     entered = {path for program in state.programs for path in program.entered}
     unread = [path for path, parameter in fast.named_parameters() if id(parameter) not in read]

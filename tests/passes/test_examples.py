@@ -21,6 +21,7 @@ PREREQUISITES = {
     "float-modules": (DetectMixedOps(),),
     "share-prefixes": (DetectMixedOps(),),
     "combine-terms": (DetectMixedOps(),),
+    "fold-weights": (DetectMixedOps(),),
 }
 CLASSES = [value for value in vars(passes).values() if inspect.isclass(value) and issubclass(value, Pass)]
 CLASSES.remove(Pass)

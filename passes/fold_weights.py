@@ -1,0 +1,165 @@
+"""Fold the weight of a term into the norm or the kernel that computes it.
+
+Before::
+
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = BatchNorm1d[norm](%0)
+    %4 = getitem(%1, 1)
+    %5 = mixed_sum([%3, %0], [%2, %4], (0, 0))
+    return %5
+
+After::
+
+    %0 = input x
+    %1 = attr alphas
+    %2 = getitem(%1, 0)
+    %3 = getitem(%1, 1)
+    %4 = attr norm
+    %5 = scaled_norm(%0, %4, %2)
+    %6 = mixed_sum([%5, %0], [1.0, %3], (0, 0))
+    return %6
+
+``w * norm(u)`` is the norm with the affine weights ``w * gamma`` and ``w * beta``; ``w * conv(u, K)`` is the
+convolution with the kernel ``w * K`` and the bias ``w * b``. The product is a few numbers instead of a tensor as large as
+the term, and the term itself need not be kept for the gradient to the weight. (Formula: this project.)
+
+Refuses:
+
+1. a term that something else reads, or that counts twice, or whose input is written in place before the sum;
+2. norms other than BatchNorm and GroupNorm, and modules with hooks;
+3. weights that are plain numbers, and those of terms that nothing linear ends.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from toponas_fx import ops
+from toponas_fx.linear_ops import linear_op
+from toponas_fx.mixtures import is_mixed_sum
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.passes.normalize_kernels import convolve
+from toponas_fx.purity import is_hooked
+from toponas_fx.rewriter import Rewriter
+from toponas_fx.tensor_type import TensorType
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)  # by type: a subclass may do more
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term of a sum whose last operation can carry its weight."""
+
+    sum_node: fx.Node
+    term: fx.Node
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The term's last operation, and the sum."""
+        return self.term, self.sum_node
+
+    def describe(self) -> str:
+        """Name the operation."""
+        return f"the weight of `{self.term.target if self.term.op == 'call_module' else self.term.name}` is folded in"
+
+
+@dataclass(frozen=True)
+class FoldWeights(Pass):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "fold-weights"
+    semantics: ClassVar[Semantics] = Semantics.ROUNDING
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        """Find all terms whose last operation can carry their weight."""
+        matches: list[WeightedTerm] = []
+        refusals: list[Refusal] = []
+        for node in gm.graph.nodes:
+            if not is_mixed_sum(node):
+                continue
+            for term, weight in zip(node.args[0], node.args[1], strict=True):
+                if not isinstance(weight, fx.Node) or not isinstance(term, fx.Node) or not _carries(gm, term):
+                    continue
+                reason = _why_not(node, term)
+                if reason is None:
+                    matches.append(WeightedTerm(node, term))
+                else:
+                    refusals.append(Refusal((term,), reason))
+        return Plan(tuple(matches), tuple(refusals))
+
+    def apply(self, match: WeightedTerm, rewriter: Rewriter) -> None:
+        """Put the operation with other weights in the place of the term."""
+        sum_node, term = match.sum_node, match.term
+        terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
+        weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
+        position = terms.index(term)
+        with rewriter.before(sum_node, term):
+            terms[position] = _scaled(rewriter, term, weights[position])
+        weights[position] = 1.0
+        rewriter.update(sum_node, (terms, weights, sum_node.args[2]))
+        rewriter.erase(term)
+
+
+def _why_not(sum_node: fx.Node, term: fx.Node) -> str | None:
+    terms: Any = sum_node.args[0]
+    if list(term.users) != [sum_node] or terms.count(term) > 1:
+        return "something else reads the term, without the weight"
+    read = {node.meta.get("storage", -1) for node in term.all_input_nodes}
+    later = term.next
+    while later is not sum_node:
+        if read & set(later.meta.get("mutates", ())):
+            return "what the term reads is written in place before the sum"
+        later = later.next
+    return None
+
+
+def _carries(gm: fx.GraphModule, term: fx.Node) -> bool:
+    return _is_norm(gm, term) or linear_op(gm, term) is not None
+
+
+def _is_norm(gm: fx.GraphModule, term: fx.Node) -> bool:
+    if term.op != "call_module" or len(term.args) != 1 or term.kwargs:
+        return False
+    module = gm.get_submodule(str(term.target))
+    return type(module) in _NORMS and not is_hooked(module)
+
+
+def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node) -> fx.Node:
+    if _is_norm(rewriter.gm, term):
+        norm = rewriter.read(str(term.target))
+        return rewriter.call_function(ops.scaled_norm, (term.args[0], norm, weight), type=term.meta["type"])
+    operation = linear_op(rewriter.gm, term)
+    assert operation is not None
+    kernel = _product(rewriter, operation.kernel, weight)
+    bias = None if operation.bias is None else _product(rewriter, operation.bias, weight)
+    return convolve(rewriter, operation, kernel, bias, operation.padding, operation.dilation)
+
+
+def _product(rewriter: Rewriter, factor: str | fx.Node, weight: fx.Node) -> fx.Node:
+    if isinstance(factor, str):
+        factor = rewriter.read(factor, type=TensorType.of(rewriter.gm.get_parameter(factor)))
+    return rewriter.call_function(operator.mul, (factor, weight), type=factor.meta["type"])
+
+
+def example() -> tuple[nn.Module, Tensor]:
+    """Return a module that the docstring's rewrite applies to, and its input."""
+
+    class Example(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas = nn.Parameter(torch.ones(2))
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            total: Tensor = self.alphas[0] * self.norm(x) + self.alphas[1] * x
+            return total
+
+    return Example(), torch.ones(3, 2)

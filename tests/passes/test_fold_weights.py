@@ -1,0 +1,127 @@
+"""Fold weights: norms and kernels carry the weights of terms."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import toponas_fx
+from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare
+from toponas_fx.costs import saved_bytes
+from toponas_fx.passes import DetectMixedOps, FoldWeights
+
+X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+FIRST = (DetectMixedOps(),)
+
+
+def norm(**options):
+    return nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4, **options))
+
+
+def test_rewrites_a_norm_and_a_kernel():
+    _, record = check_pass(
+        FoldWeights(),
+        Edge(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Tanh()),
+        X,
+        after="""
+            %0 = input x
+            %1 = attr alphas
+            %2 = .unbind(%1, 0)
+            %3 = getitem(%2, 0)
+            %4 = getitem(%2, 1)
+            %5 = getitem(%2, 2)
+            %6 = Tanh[ops.2](%0)
+            %7 = attr ops.0
+            %8 = scaled_norm(%0, %7, %3)
+            %9 = attr ops.1.weight
+            %10 = mul(%9, %4)
+            %11 = attr ops.1.bias
+            %12 = mul(%11, %4)
+            %13 = conv2d(%0, %10, %12, (1, 1), (0, 0), (1, 1), 1)
+            %14 = mixed_sum([%8, %13, %6], [1.0, 1.0, %5], (0, 0, 0))
+            return %14
+        """,
+        prerequisites=FIRST,
+    )
+    assert [change.sentence for change in record.changes] == [
+        "the weight of `ops.0` is folded in",
+        "the weight of `ops.1` is folded in",
+    ]
+
+
+NORMS = {
+    "affine": norm(),
+    "plain": norm(affine=False),
+    "without statistics": norm(track_running_stats=False),
+    "cumulative": norm(momentum=None),
+    "group": nn.Sequential(nn.ReLU(), nn.GroupNorm(2, 4)),
+    "group, plain": nn.Sequential(nn.ReLU(), nn.GroupNorm(2, 4, affine=False)),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_compute_and_count_as_before(kind):
+    original = prepare(Edge(NORMS[kind], nn.Tanh()))
+    fast = toponas_fx.simplify(copy.deepcopy(original), X.double(), passes=(*FIRST, FoldWeights()))
+    assert len(lines_of(fast.train(), "scaled_norm")) == 1
+    for _ in range(3):
+        assert torch.allclose(fast(X.double()), original(X.double()), rtol=1e-12, atol=1e-12)
+    for training in (False, True):
+        fast.train(training)
+        original.train(training)
+        outputs = [model(X.double() * 2) for model in (fast, original)]
+        gradients = [
+            torch.autograd.grad(output.square().sum(), list(model.parameters()))
+            for output, model in zip(outputs, (fast, original), strict=True)
+        ]
+        for left, right in zip((outputs[0], *gradients[0]), (outputs[1], *gradients[1]), strict=True):
+            assert torch.allclose(left, right, rtol=1e-10, atol=1e-10)
+    for left, right in zip(fast.buffers(), original.buffers(), strict=True):
+        assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_one_tensor_less_is_kept_for_each_term():
+    model = Edge(norm(), norm(), nn.Tanh())
+    folded, plain = (toponas_fx.simplify(model, X, passes=(*FIRST, *more)) for more in ((FoldWeights(),), ()))
+    saved = [saved_bytes(fast.train(), X, exclude=[*fast.parameters(), *fast.buffers()]) for fast in (folded, plain)]
+    images = (saved[1] - saved[0]) / (X.numel() * X.element_size())
+    assert 1.9 < images < 2.1
+
+
+def read_twice(self, x):
+    term = self.norm(x)
+    return self.alphas[0] * term + self.alphas[1] * x + term.mean()
+
+
+def written_meanwhile(self, x):
+    value = x.tanh()
+    term = self.norm(value)
+    value.mul_(2)
+    return self.alphas[0] * term + self.alphas[1] * value
+
+
+REFUSED = {
+    "something else reads the term, without the weight": read_twice,
+    "what the term reads is written in place before the sum": written_meanwhile,
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_keeps(reason):
+    net = Net(REFUSED[reason], alphas=nn.Parameter(torch.ones(2)), norm=nn.BatchNorm2d(4))
+    check_keeps(FoldWeights(), net, X, reason, prerequisites=FIRST)
+
+
+def test_keeps_other_norms_and_plain_numbers():
+    net = Edge(nn.LayerNorm(6), nn.InstanceNorm2d(4), nn.Tanh())
+    assert check_keeps(FoldWeights(), net, X, prerequisites=FIRST) == []
+    net = Net(lambda self, x: 2.0 * self.norm(x) + self.alphas[0] * x + self.alphas[1] * x.tanh())
+    net.alphas, net.norm = nn.Parameter(torch.ones(2)), nn.BatchNorm2d(4)
+    assert check_keeps(FoldWeights(), net, X, prerequisites=FIRST) == []
+
+
+def test_keeps_norms_with_hooks():
+    net = Edge(nn.BatchNorm2d(4), nn.Tanh())
+    net.ops[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    assert check_keeps(FoldWeights(), net, X, prerequisites=FIRST) == []

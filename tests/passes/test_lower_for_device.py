@@ -1,0 +1,119 @@
+"""Lower for device: depthwise convolutions with a backward pass of their own, images in channels-last layout."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import toponas_fx
+from check_pass import Net, check_keeps, check_pass, lines_of
+from toponas_fx.passes import LowerForDevice
+
+X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def depthwise(size=3, **options):
+    return nn.Conv2d(4, 4, size, groups=4, **options)
+
+
+def test_rewrites_depthwise_convolutions_and_the_layout():
+    net = nn.Sequential(depthwise(padding=1, bias=False), nn.Conv2d(4, 2, 1), nn.AvgPool2d(2))
+    _, record = check_pass(
+        LowerForDevice(),
+        net,
+        X,
+        after="""
+            %0 = input input
+            %1 = channels_last(%0)
+            %2 = attr 0.weight
+            %3 = depthwise_conv2d(%1, %2, None, (1, 1), (1, 1), (1, 1))
+            %4 = Conv2d[1](%3)
+            %5 = AvgPool2d[2](%4)
+            %6 = standard_layout(%5)
+            return %6
+        """,
+    )
+    assert [change.sentence for change in record.changes] == [
+        "a depthwise 3x3 convolution gets a backward pass of its own",
+        "1 inputs are brought to channels-last layout",
+    ]
+
+
+def shuffled(self, x):
+    n, c, h, w = x.size()
+    x = self.first(x).view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+    return self.second(x).mean((2, 3)).view(n, -1), x
+
+
+@pytest.mark.parametrize("batch", [3, 1])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float32_computes_the_same_with_the_other_backward_pass(batch, stride):
+    first = nn.Sequential(depthwise(5, padding=4, dilation=2), nn.ReLU(), nn.BatchNorm2d(4))
+    net = Net(shuffled, first=first, second=depthwise(stride=stride, padding=1, bias=False))
+    fast = toponas_fx.simplify(copy.deepcopy(net), X, passes=(LowerForDevice(),))
+    assert len(lines_of(fast.train(), "depthwise_conv2d")) == 2
+    assert len(lines_of(fast, "channels_last")) == 1
+    x = X[:batch].clone().requires_grad_()
+    runs = []
+    for model in (fast, net):
+        pooled, image = model(x)
+        assert image.is_contiguous()
+        wanted = [x, *model.parameters()]
+        runs.append((pooled, image, *torch.autograd.grad(pooled.square().sum() + image.tanh().sum(), wanted)))
+    for left, right in zip(*runs, strict=True):
+        assert torch.allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_in_channels_last_layout_inside():
+    conv = nn.Conv2d(4, 4, 3)
+    fast = toponas_fx.simplify(nn.Sequential(conv, nn.ReLU()), X, passes=(LowerForDevice(),))
+    fast.train()
+    values = {}
+
+    class Interpreter(torch.fx.Interpreter):
+        def run_node(self, node):
+            values[node.name] = super().run_node(node)
+            return values[node.name]
+
+    Interpreter(fast, graph=fast.graph).run(X)
+    inside = [v for v in values.values() if isinstance(v, torch.Tensor) and v.dim() == 4]
+    assert any(v.is_contiguous(memory_format=torch.channels_last) and not v.is_contiguous() for v in inside)
+
+
+def flat(self, x):
+    return self.conv(x).view(x.size(0), -1)
+
+
+def merged(self, x):
+    return self.conv(x).view(-1, 6, 6)
+
+
+def strided(self, x):
+    value = self.conv(x)
+    return value.as_strided((2, 2), (6, 1))
+
+
+REFUSED = {
+    "a view of an image": (flat, merged),
+    "`as_strided` depends on how": (strided,),
+}
+
+
+@pytest.mark.parametrize(("reason", "way"), [(reason, way) for reason, ways in REFUSED.items() for way in ways])
+def test_keeps_the_layout(reason, way):
+    check_keeps(LowerForDevice(), Net(way, conv=nn.Conv2d(4, 4, 1)), X, reason)
+
+
+def test_keeps_the_layout_around_unknown_code():
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+    net[1].register_forward_hook(lambda module, inputs, output: output.view(-1))
+    check_keeps(LowerForDevice(), net, X, "may depend on how images lie in memory")
+
+
+def test_keeps_what_no_convolution_reads_and_what_is_not_depthwise():
+    net = Net(lambda self, x: F.avg_pool2d(x, 2) + self.linear(x).mean(), linear=nn.Linear(6, 2))
+    assert check_keeps(LowerForDevice(), net, X) == []
+    net = nn.Sequential(nn.Conv2d(4, 8, 1, groups=4), nn.Conv2d(8, 4, 1, groups=2))
+    assert check_keeps(LowerForDevice(layout=False), net, X) == []
