@@ -75,8 +75,8 @@ class _WeightedSum(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         numbers, count = ctx.numbers, len(ctx.numbers)
-        scalars = iter(ctx.saved_tensors[: len(ctx.keeps)])
-        kept = iter(ctx.saved_tensors[len(ctx.keeps) :])
+        saved = ctx.saved_tensors  # read once: checkpoints allow no more
+        scalars, kept = iter(saved[: len(ctx.keeps)]), iter(saved[len(ctx.keeps) :])
         to_terms: list[Tensor | None] = []
         to_scalars: list[Tensor | None] = []
         for number, needs in zip(numbers, ctx.needs_input_grad[1 : count + 1], strict=True):
