@@ -50,7 +50,7 @@ Applied repeatedly, stages of any depth meet one by one.
 Refuses:
 
 1. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
-2. a module that runs in several places, has hooks, or whose candidate has a constant weight;
+2. a module that runs in several places, has hooks, or whose candidate has a constant weight, or another one's;
 3. stages that read each other, or that only effects (in-place writes, random draws) separate;
 4. a norm whose result is written in place.
 """
@@ -71,7 +71,7 @@ from toponas_fx.mixtures import Mixture, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
-from toponas_fx.shareable import ModuleCalls
+from toponas_fx.shareable import ModuleCalls, why_not_together
 from toponas_fx.stages import cheaper_placement, norms_of
 from toponas_fx.tensor_type import TensorType
 
@@ -123,6 +123,7 @@ class FloatModules(Pass):
             placement = cheaper_placement(calls, mixture) if self.placement == "auto" else self.placement
             for group in _alike_stages(calls, mixture, placement):
                 reasons = {call: _why_not(calls, call, weight, written) for call, weight in group.items()}
+                reasons |= why_not_together({call: group[call] for call in group if reasons[call] is None})
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
                 if len(able) < 2:

@@ -41,7 +41,7 @@ Refuses:
 1. modules that are not alike, or alike only across edges;
 2. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
 3. a module that runs in several places;
-4. a candidate with a constant weight, one that is subtracted, or whose result something else reads;
+4. a candidate with a constant weight or another one's, one that is subtracted, or whose result something else reads;
 5. random and in-place modules, modules with hooks, and one value that stands for several candidates already.
 """
 
@@ -59,7 +59,7 @@ from toponas_fx import ops
 from toponas_fx.mixtures import Mixture, is_negated, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
-from toponas_fx.shareable import ModuleCalls
+from toponas_fx.shareable import ModuleCalls, why_not_together
 from toponas_fx.tensor_type import TensorType
 
 
@@ -96,7 +96,9 @@ class ShareModules(Pass):
         calls = ModuleCalls.of(gm)
         for mixture in mixtures(gm.graph):
             for group in _alike_ends(calls, mixture):
-                reasons = {call: _why_not(calls, mixture, call) for call in group}
+                weights = {call: mixture.weights[mixture.terms.index(call)] for call in group}
+                reasons = {call: _why_not(calls, mixture, call, weight) for call, weight in weights.items()}
+                reasons |= why_not_together({call: weights[call] for call in group if reasons[call] is None})
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
                 if len(able) > 1:
@@ -142,10 +144,9 @@ def _alike_ends(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node) -> str | None:
+def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node, weight: Any) -> str | None:
     if list(call.users) != [mixture.node]:
         return "something besides the mixture reads a candidate's result"
-    weight = mixture.weights[mixture.terms.index(call)]
     if not isinstance(weight, fx.Node):
         return "a candidate has a constant weight"
     if is_negated(weight):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
+from toponas_fx import ops
 from toponas_fx.calibration import Reads, feeding_kernels, why_not_normalizable
 from toponas_fx.purity import is_hooked, is_pure_module
 from toponas_fx.sharing import sharing_of
@@ -86,6 +89,33 @@ class ModuleCalls:
             return f"what feeds `{call.target}` is no convolution or linear layer whose kernel could be normalized"
         reasons = (why_not_normalizable(self.gm, operation, self.reads) for operation in kernels)
         return next((reason for reason in reasons if reason is not None), None)
+
+
+def why_not_together(weights: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, str]:
+    """Return why some of several calls, each with its candidate's weight, cannot be shared with those before them."""
+    reasons: dict[fx.Node, str] = {}
+    taken: set[fx.Node] = set()
+    for call, weight in weights.items():
+        own = set(_behind(weight))
+        if taken.isdisjoint(own):
+            taken |= own
+        else:
+            reasons[call] = "another candidate carries the same weight: where one runs, both do"
+    return reasons
+
+
+def _behind(weight: Any) -> Iterator[fx.Node]:
+    """Yield the user's weights that a group's weight, or a share in one, is made of; others are themselves."""
+    parent, index = weight.args if weight.target is operator.getitem else (weight, None)
+    if parent.target is operator.getitem and parent.args[0].target is ops.group_weight and parent.args[1] == 1:
+        yield from _behind(parent.args[0].args[0][index])  # the shares are the group's second value
+    elif parent.target is ops.group_shares:
+        yield from _behind(parent.args[0][index])
+    elif parent.target is ops.group_weight:
+        for member in parent.args[0]:
+            yield from _behind(member)
+    else:
+        yield weight
 
 
 def _is_plain_call(node: Any) -> bool:

@@ -227,3 +227,24 @@ def test_keeps_norms_whose_result_is_written_in_place():
     assert any("written in place" in reason for reason in reasons)
     fast = toponas_fx.simplify(Edge(long(3), long(5)), X).train()
     fast(X).square().sum().backward()
+
+
+@pytest.mark.parametrize("pass_", [ShareModules(), FloatModules("first")])
+def test_keeps_candidates_that_one_weight_turns_on_together(pass_):
+    """They are no alternatives: where the weight is one, the user's forward adds what both compute."""
+
+    def forward(self, x):
+        both = self.alphas[0] * self.a(x) + self.alphas[0] * self.b(x)
+        return both + self.alphas[1] * self.c(x)
+
+    short, long = ("ac", "b") if pass_ == FloatModules("first") else ("abc", "")
+    ops = {name: sep(3) for name in long} | {name: nn.Sequential(*stage(3)) for name in short}
+    net = Net(forward, **ops, alphas=nn.Parameter(torch.rand(2)))
+    fast = toponas_fx.simplify(prepare(net), X.double(), passes=(DetectMixedOps(), Deduplicate(), pass_))
+    ties = fast._toponas.sharing.ties
+    assert {path[0] for path in ties} == {"c"}
+    assert {path[0] for path in ties.values()} == {"a"}
+    for chosen in range(2):
+        with torch.no_grad():
+            fast.alphas.copy_(torch.eye(2)[chosen])
+        assert torch.allclose(fast(X.double()), fast.reference(X.double()), rtol=0, atol=1e-8)
