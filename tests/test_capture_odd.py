@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import toponas_fx
-from exactness import assert_runs_like, compiled, image, weights
+from exactness import assert_runs_like, compiled, image, left_as_written, weights
 
 
 class Odd(nn.Module):
@@ -194,3 +194,21 @@ def test_compiled_parts_are_told_to_come_later() -> None:
     for model in (nn.Sequential(torch.compile(nn.Linear(6, 6))), torch.compile(nn.Linear(6, 6))):
         with pytest.raises(toponas_fx.ArgumentError, match="simplify before compiling"):
             toponas_fx.simplify(model, image().float())  # type: ignore[arg-type]
+
+
+def test_a_forward_that_is_called_by_itself_skips_the_hooks() -> None:
+    model = Odd(lambda m, x: m.conv(x) + m.conv.forward(x) + m.point.forward(x) * m.alphas[0])
+    fast = compiled(model, image())
+    for module in (model.conv, model.point, fast.conv, fast.point):
+        module.register_forward_hook(lambda module, args, output: output * 2)
+    assert_runs_like(fast, model, image())
+    assert_runs_like(compiled(model, image()), model, image())
+
+
+def test_borrowed_parameters_are_refused() -> None:
+    def body(m: Any, x: Tensor) -> Tensor:
+        return torch.func.functional_call(m.conv, {k: p * 2 for k, p in m.conv.named_parameters()}, (x,))
+
+    model = Odd(body)
+    fast = left_as_written(model, image(), reason="functional_call() lends a module other parameters")
+    assert_runs_like(fast, model, image())

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _functional_call
 from torch.utils import checkpoint
 
 from toponas_fx.capture.frozen import freeze
@@ -33,6 +34,7 @@ _REFUSED = {
     id(inspect.unwrap(function).__code__): sentence
     for function, sentence in (
         (checkpoint.checkpoint, "checkpoint() runs a part twice; drop it here, a simplified model stores less anyway"),
+        (_functional_call, "functional_call() lends a module other parameters; a graph reads the module's own"),
         (torch.manual_seed, "torch's random generator is seeded inside forward; a graph cannot repeat that"),
         (torch.set_rng_state, "torch's random generator is set inside forward; a graph cannot repeat that"),
     )

@@ -24,6 +24,7 @@ from toponas_fx.capture.sizes import RecordedInt, RecordedSize
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import ValueTable, user_location
 from toponas_fx.errors import ForeignDrawError
+from toponas_fx.purity import is_hooked
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
@@ -108,12 +109,12 @@ class Recorder(TorchFunctionMode):
             return self._call(*canonical(func, args, kwargs), kwargs, lambda: func(*args, **kwargs))
 
     def run_module(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Record a leaf as one node; look through the user's own modules."""
+        """Record a leaf as one node; look through the user's own modules, and where a forward skips its hooks."""
         path = self._paths.get(id(module))
         if path is None:
             return run(*args, **kwargs)
         self.entered[path] = None
-        if not is_leaf(module):
+        if not is_leaf(module) or is_hooked(module):
             self._values.scope.append(path)
             try:
                 return run(*args, **kwargs)
