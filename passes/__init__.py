@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toponas_fx.pass_contract import Pass, Repeat
+from toponas_fx.passes.batch_kernels import BatchKernels
 from toponas_fx.passes.combine_terms import CombineTerms
 from toponas_fx.passes.deduplicate import Deduplicate
 from toponas_fx.passes.detect_mixed_ops import DetectMixedOps
@@ -19,6 +20,7 @@ from toponas_fx.passes.unstack_sums import UnstackSums
 
 __all__ = [
     "DEFAULT_PASSES",
+    "BatchKernels",
     "CombineTerms",
     "Deduplicate",
     "DetectMixedOps",
@@ -48,6 +50,7 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     NormalizeKernels(),  # once it is known which norms are shared, and while each kernel is still its own
     MergeKernels(),  # last of the rules: it needs the normalized kernels
     FoldWeights(),  # into what merging left
+    BatchKernels(),  # once no pass looks for the arithmetic of one edge
     LowerForDevice(),  # the operations are what they will be
     EliminateDeadCode(),  # what the rules left unread
 )

@@ -22,12 +22,13 @@ After::
     return %6
 
 ``w * norm(u)`` is the norm with the affine weights ``w * gamma`` and ``w * beta``; ``w * conv(u, K)`` is the
-convolution with the kernel ``w * K`` and the bias ``w * b``. The product is a few numbers instead of a tensor as large as
-the term, and the term itself need not be kept for the gradient to the weight. (Formula: this project.)
+convolution with the kernel ``w * K`` and the bias ``w * b``. The product is a few numbers instead of a tensor as large
+as the term, and the term itself need not be kept for the gradient to the weight. (Formula: this project.)
 
 Refuses:
 
-1. a term that something else reads, or that counts twice, or whose input is written in place before the sum;
+1. a term that something else reads, or that counts twice, or whose input is written in place before the sum, or whose norm
+   runs again before it;
 2. norms other than BatchNorm and GroupNorm, and modules with hooks;
 3. weights that are plain numbers, and those of terms that nothing linear ends.
 """
@@ -88,7 +89,7 @@ class FoldWeights(Pass):
             for term, weight in zip(node.args[0], node.args[1], strict=True):
                 if not isinstance(weight, fx.Node) or not isinstance(term, fx.Node) or not _carries(gm, term):
                     continue
-                reason = _why_not(node, term)
+                reason = _why_not(gm, node, term)
                 if reason is None:
                     matches.append(WeightedTerm(node, term))
                 else:
@@ -108,7 +109,7 @@ class FoldWeights(Pass):
         rewriter.erase(term)
 
 
-def _why_not(sum_node: fx.Node, term: fx.Node) -> str | None:
+def _why_not(gm: fx.GraphModule, sum_node: fx.Node, term: fx.Node) -> str | None:
     terms: Any = sum_node.args[0]
     if list(term.users) != [sum_node] or terms.count(term) > 1:
         return "something else reads the term, without the weight"
@@ -117,8 +118,15 @@ def _why_not(sum_node: fx.Node, term: fx.Node) -> str | None:
     while later is not sum_node:
         if read & set(later.meta.get("mutates", ())):
             return "what the term reads is written in place before the sum"
+        if _is_norm(gm, term) and _module_run(gm, later) is gm.get_submodule(str(term.target)):
+            return "the norm runs again before the sum, and what it counts depends on the order"
         later = later.next
     return None
+
+
+def _module_run(gm: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    path: Any = node.args[1] if node.target is ops.scaled_norm else node  # the read of the norm that it is given
+    return gm.get_submodule(str(path.target)) if path is not node or node.op == "call_module" else None
 
 
 def _carries(gm: fx.GraphModule, term: fx.Node) -> bool:

@@ -69,10 +69,9 @@ class Depthwise:
 
 @dataclass(frozen=True)
 class Images:
-    """The inputs that are convolved, and the images among the outputs."""
+    """The inputs that are convolved."""
 
     inputs: tuple[fx.Node, ...]
-    outputs: tuple[fx.Node, ...]
 
     @property
     def nodes(self) -> Sequence[fx.Node]:
@@ -107,9 +106,7 @@ class LowerForDevice(Pass):
             reason = _why_not(gm, node)
             if reason is not None:
                 return Plan(tuple(matches), (Refusal((node,), reason),))
-        (output,) = (node for node in gm.graph.nodes if node.op == "output")
-        images = [node for node in output.all_input_nodes if len(_shape(node)) > 3]
-        return Plan((*matches, Images(inputs, tuple(images))), ())
+        return Plan((*matches, Images(inputs)), ())
 
     def apply(self, match: Depthwise | Images, rewriter: Rewriter) -> None:
         """Put the faster operation in the place of the other, or convert what enters and what leaves."""
@@ -123,7 +120,7 @@ class LowerForDevice(Pass):
             for reader in readers:
                 rewriter.redirect(reader, node, fresh)
         (output,) = (node for node in rewriter.gm.graph.nodes if node.op == "output")
-        for node in match.outputs:
+        for node in [node for node in output.all_input_nodes if len(_shape(node)) > 3]:
             with rewriter.before(output, node):
                 fresh = rewriter.call_function(ops.standard_layout, (node,), type=node.meta["type"])
             rewriter.redirect(output, node, fresh)

@@ -70,7 +70,7 @@ def test_nasbench201_cell_after_all_passes():
     merged = next(data for _, _, data in edges(graph) if len(data["ops"]) == 3)
     number = next(name for name in merged["origins"] if name.endswith("_ops_3_1")).split("_ops")[0]
     assert set(merged["origins"]) > {f"{number}_ops_2_1", f"{number}_ops_3_1", f"{number}_ops_3_2"}
-    assert merged["weight"].startswith("group_weight")
+    assert merged["weight"].startswith("group_all")
 
 
 @pytest.mark.parametrize("passes", [(DetectMixedOps(),), (DetectMixedOps(), Deduplicate()), DEFAULT_PASSES])

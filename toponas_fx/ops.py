@@ -96,7 +96,7 @@ def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         ``W``, ``f32[]``, and ``p``, ``f32[n]``.
     """
     stacked = torch.stack(list(weights))  # f32[n]
-    total = (_signs(stacked) * stacked).sum()  # f32[]
+    total = (signs_of(stacked) * stacked).sum()  # f32[]
     is_zero = total.detach() < ZERO_WEIGHT
     safe = torch.where(is_zero, torch.ones_like(total), total)  # f32[]
     shares = torch.where(is_zero, torch.full_like(stacked, 1.0 / len(weights)), stacked / safe)  # f32[n]
@@ -115,14 +115,15 @@ def group_shares(weights: Sequence[Tensor]) -> Tensor:
         ``f32[n]``, not negative, its sum 1.
     """
     stacked = torch.stack(list(weights))  # f32[n]
-    signed = stacked * _signs(stacked)  # f32[n]
+    signed = stacked * signs_of(stacked)  # f32[n]
     total = signed.sum()  # f32[]
     is_zero = total.detach() < ZERO_WEIGHT
     safe = torch.where(is_zero, torch.ones_like(total), total)  # f32[]
     return torch.where(is_zero, torch.full_like(stacked, 1.0 / len(weights)), signed / safe)
 
 
-def _signs(weights: Tensor) -> Tensor:
+def signs_of(weights: Tensor) -> Tensor:
+    """Return -1 where a weight is negative, 1 elsewhere, as constants."""
     return torch.where(weights.detach() < 0, -1.0, 1.0).to(weights.dtype)
 
 

@@ -11,7 +11,7 @@ import toponas_fx
 from check_pass import text_of
 from toponas_fx import passes
 from toponas_fx.pass_contract import Pass
-from toponas_fx.passes import DetectMixedOps, ShareModules
+from toponas_fx.passes import DetectMixedOps, MergeKernels, NormalizeKernels, ShareModules
 
 PREREQUISITES = {
     "drop-zero-candidates": (DetectMixedOps(),),
@@ -22,6 +22,7 @@ PREREQUISITES = {
     "share-prefixes": (DetectMixedOps(),),
     "combine-terms": (DetectMixedOps(),),
     "fold-weights": (DetectMixedOps(),),
+    "batch-kernels": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
 }
 CLASSES = [value for value in vars(passes).values() if inspect.isclass(value) and issubclass(value, Pass)]
 CLASSES.remove(Pass)

@@ -82,6 +82,12 @@ def test_images_are_in_channels_last_layout_inside():
     assert any(v.is_contiguous(memory_format=torch.channels_last) and not v.is_contiguous() for v in inside)
 
 
+def test_an_output_that_is_a_depthwise_convolution_itself():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    fast, _ = check_pass(LowerForDevice(), net, X)
+    assert fast(X.double()).is_contiguous()
+
+
 def flat(self, x):
     return self.conv(x).view(x.size(0), -1)
 
