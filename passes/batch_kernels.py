@@ -87,7 +87,8 @@ depend on one another.
 
 Refuses:
 
-1. operations that depend on the input, or on a random draw or an in-place write that comes after the first of them.
+1. operations that depend on the input, or on a random draw or an in-place write that comes after the first of them;
+2. operations in a part of forward that switches gradients off, or on.
 """
 
 from __future__ import annotations
@@ -132,10 +133,12 @@ class BatchKernels(Pass):
         levels: dict[fx.Node, int] = {}
         barriers: dict[fx.Node, fx.Node | None] = {}
         written = written_in_place(gm.graph)
+        has_gradients = next(iter(gm.graph.nodes)).meta.get("grad", True)
         for node in gm.graph.nodes:
             parents = node.all_input_nodes
             above = max((levels.get(parent, -1) for parent in parents), default=0)
             is_free = node.op != "placeholder" and all(parent in levels for parent in parents)
+            is_free = is_free and node.meta.get("grad", True) == has_gradients
             if not is_free or node.meta.get("storage", -1) in written:
                 continue
             key = _key(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ def observe(call: Any, owner: nn.Module, *args: Any, seed: int = 0, **kwargs: An
 
     args, kwargs = pytree.tree_map_only(Tensor, own, (args, kwargs))
     torch.manual_seed(seed)
+    random.seed(seed)
     output = call(*args, **kwargs)
     drawn = torch.rand(1)
     leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+import toponas_fx
 from exactness import assert_runs_like, compiled, image, observe, weights
 
 
@@ -180,6 +181,28 @@ def test_grad_modes_inside_and_outside(way: str) -> None:
             assert torch.allclose(fast(x), model(x), rtol=0, atol=1e-12)
         model.conv.weight.requires_grad_(not model.conv.weight.requires_grad)
         assert_runs_like(fast, model, x)
+
+
+def test_no_rule_computes_with_gradients_what_ran_without() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alphas, self.convs = weights(2), nn.ModuleList(nn.Conv2d(4, 4, k, padding=k // 2) for k in (1, 3))
+            self.double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                frozen = self.convs[0](x)
+            return frozen * self.alphas[0] + self.convs[1](x) * self.alphas[1]
+
+    model, x = Model(), image().requires_grad_()
+    fast = toponas_fx.simplify(model, x, mode="exact")
+    assert fast.report.after.convolutions == 2
+    assert fast.code.count(".detach()") == 1
+    assert_runs_like(fast, model, x)
+    with torch.no_grad():
+        assert_runs_like(fast, model, x)
+    assert ".detach()" not in toponas_fx.simplify(Body(lambda m, x: m.conv(x)), x, mode="exact").code
 
 
 def accumulated(m: Any, x: Tensor) -> Tensor:

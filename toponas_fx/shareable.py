@@ -60,10 +60,10 @@ class ModuleCalls:
         """
         if not _is_plain_call(node):
             return None
-        module = self.module(node)
+        module, has_gradients = self.module(node), node.meta.get("grad", True)
         if self.tied is not None:
-            return id(module) if id(module) in self.tied else None
-        return signature(module), node.args[0].meta.get("type")
+            return (id(module), has_gradients) if id(module) in self.tied else None
+        return signature(module), has_gradients, node.args[0].meta.get("type")
 
     def why_not(self, call: fx.Node) -> str | None:
         """Return why a call's module cannot be shared with calls on other values, or None where it can."""

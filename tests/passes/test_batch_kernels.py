@@ -90,8 +90,19 @@ def by_data(self, x):
     return mixed(self, x, self.alphas * x.mean())
 
 
-@pytest.mark.parametrize(("way", "batched"), [(drawn, 3), (drawn_late, 0), (written, 0), (by_data, 0)])
-def test_draws_writes_and_data_stay_in_order(way, batched):
+def frozen_first(self, x):
+    found = []
+    for index, (row, candidates) in enumerate(zip(self.alphas, self.edges, strict=True)):
+        with torch.set_grad_enabled(index > 0):
+            found.append(sum(w * op(x) for w, op in zip(row, candidates, strict=True)))
+    return torch.cat(found, 1)
+
+
+WAYS = [(drawn, 3), (drawn_late, 0), (written, 0), (by_data, 0), (frozen_first, 2)]
+
+
+@pytest.mark.parametrize(("way", "batched"), WAYS)
+def test_draws_writes_data_and_grad_modes_stay_in_order(way, batched):
     model = prepare(supernet(forward=way))
     fast = toponas_fx.simplify(model, X.double())
     assert not fast._toponas.as_written

@@ -80,7 +80,8 @@ class ValueTable:
     def argument(self, value: Any) -> Any:
         """Turn an argument of a call into nodes and plain values."""
         if isinstance(value, Tensor):
-            return self._nodes.get(id(value)) or self._read(value)
+            node = self._nodes.get(id(value)) or self._read(value)
+            return self._detached(value, node) if _is_left_out(value, node) else node
         if isinstance(value, RecordedInt):
             return value.node
         if isinstance(value, _PLAIN_TYPES):
@@ -101,6 +102,12 @@ class ValueTable:
             return value.item()
         kind = type(value).__qualname__
         raise self.fail(f"a torch call takes, or forward returns, a {kind}, which a graph cannot hold")
+
+    def _detached(self, tensor: Tensor, node: fx.Node) -> fx.Node:
+        """Emit the node that says what no rule may forget: no gradient goes back to where this value was made."""
+        kept_apart = self.annotate(self.graph.call_method("detach", (node,)), tensor, ())
+        self.bind(tensor, kept_apart)
+        return kept_apart
 
     def _make(self, kind: type, args: tuple[Any, ...]) -> fx.Node:
         """Emit the node that builds a container which code cannot write down."""
@@ -129,6 +136,12 @@ class ValueTable:
         """Return the error to raise, and keep it should the user's code swallow it."""
         self.failure = self.failure or (CaptureError(why, user_location()) if isinstance(why, str) else why)
         return self.failure
+
+
+def _is_left_out(tensor: Tensor, node: fx.Node) -> bool:
+    """Tell whether a call made a tensor with gradients off, and they are on where it is used now."""
+    is_made = node.op.startswith("call_") and not node.meta["grad"] and torch.is_grad_enabled()
+    return is_made and not tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _base_value(value: Any) -> Any:
