@@ -27,8 +27,8 @@ as the term, and the term itself need not be kept for the gradient to the weight
 
 Refuses:
 
-1. a term that something else reads, or that counts twice, or whose input is written in place before the sum, or whose norm
-   runs again before it;
+1. a term that something else reads, or that counts twice, or whose input is written in place before the sum, or
+   whose norm runs again before it;
 2. norms other than BatchNorm and GroupNorm, and modules with hooks;
 3. weights that are plain numbers, and those of terms that nothing linear ends.
 """

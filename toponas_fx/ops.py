@@ -67,7 +67,8 @@ def scaled_norm(x: Tensor, norm: Module, scale: Tensor) -> Tensor:
         ``f32[N,C,...]``.
     """
     own: Any = norm
-    weight = scale.expand(x.shape[1]) if own.weight is None else own.weight * scale  # f32[C]
+    # not an expanded view: on CPUs torch's backward pass for channels-last images reads past the end of one
+    weight = scale.repeat(x.shape[1]) if own.weight is None else own.weight * scale  # f32[C]
     bias = None if own.bias is None else own.bias * scale  # f32[C]
     if isinstance(norm, GroupNorm):
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)

@@ -8,6 +8,7 @@ from torch import nn
 
 import toponas_fx
 from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare
+from toponas_fx import ops
 from toponas_fx.costs import saved_bytes
 from toponas_fx.passes import DetectMixedOps, FoldWeights
 
@@ -81,6 +82,19 @@ def test_norms_compute_and_count_as_before(kind):
         assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", NORMS)
+def test_images_in_channels_last_layout_have_the_same_gradient(kind):
+    x, grad = (torch.randn(3, 4, 6, 6).double().to(memory_format=torch.channels_last) for _ in range(2))
+    module, scale = NORMS[kind].double(), torch.tensor(1.5).double().requires_grad_()
+    module = next(part for part in module.modules() if not isinstance(part, nn.Sequential | nn.ReLU))
+    found, expected = (
+        torch.autograd.grad(output, [x, scale], grad)
+        for output in (ops.scaled_norm(x.requires_grad_(), module, scale), scale * module(x))
+    )
+    for left, right in zip(found, expected, strict=True):
+        assert torch.allclose(left, right, rtol=1e-10, atol=1e-10)
+
+
 def test_one_tensor_less_is_kept_for_each_term():
     model = Edge(norm(), norm(), nn.Tanh())
     folded, plain = (toponas_fx.simplify(model, X, passes=(*FIRST, *more)) for more in ((FoldWeights(),), ()))
@@ -125,3 +139,18 @@ def test_keeps_norms_with_hooks():
     net = Edge(nn.BatchNorm2d(4), nn.Tanh())
     net.ops[0].register_forward_hook(lambda module, inputs, output: output * 2)
     assert check_keeps(FoldWeights(), net, X, prerequisites=FIRST) == []
+
+
+def test_keeps_the_order_in_which_a_norm_counts():
+    def forward(self, x):
+        first = self.norm(x)
+        second = self.alphas[0] * self.norm(x.tanh() + 1)
+        return second + self.alphas[1] * first
+
+    original = prepare(Net(forward, alphas=nn.Parameter(torch.ones(2)), norm=nn.BatchNorm2d(4)))
+    fast = toponas_fx.simplify(copy.deepcopy(original), X.double(), passes=(*FIRST, FoldWeights())).train()
+    assert len(lines_of(fast, "scaled_norm")) == 1
+    assert "the norm runs again before the sum" in str(fast.report.records[-1].refusals)
+    fast(X.double()), original(X.double())
+    for left, right in zip(fast.buffers(), original.buffers(), strict=True):
+        assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
