@@ -83,7 +83,14 @@ def names_of_weights(model: Any) -> dict[str, nn.Parameter]:
 
 
 def gradients_of(value: Tensor, wanted: list[Any], **options: Any) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(value, wanted, allow_unused=True, **options) if wanted else ()
+    if not wanted or not value.requires_grad:  # a path was drawn that computes nothing
+        return (None,) * len(wanted)
+    return torch.autograd.grad(value, wanted, allow_unused=True, **options)
+
+
+def backward(value: Tensor) -> None:
+    if value.requires_grad:
+        value.backward()
 
 
 def first_order(model: Any, journal: Journal) -> None:
@@ -101,7 +108,7 @@ def first_order(model: Any, journal: Journal) -> None:
         weights.zero_grad(set_to_none=not step)
         first = run(model, step)
         total = loss_of(first) + loss(model, step + 1, batch=2 if step else 3)  # two passes, one backward
-        total.backward()
+        backward(total)
         journal.note_gradients("gradients of two passes", model)
         journal.note("their clipped norm", nn.utils.clip_grad_norm_(model.parameters(), 0.5))
         weights.step()
@@ -112,8 +119,9 @@ def first_order(model: Any, journal: Journal) -> None:
     for tensor in arch_of(model):
         tensor.data.mul_(0.5)
         tensor.data = tensor.data + 0.1
-    for index, parameter in enumerate(model.parameters()):
-        parameter.data = parameter.data.clone() * (1 + 0.01 * index)
+    for parameter in model.parameters():
+        if parameter.grad is not None:  # one that forward does not read may have left parameters()
+            parameter.data = parameter.data.clone() * 0.9
     model.zero_grad()
     journal.note("after .data was rebound", run(model, 3))
     journal.note_tensors("the tensors in the end", model)
@@ -140,9 +148,7 @@ def second_order(model: Any, journal: Journal) -> None:
         sides.append(gradients_of(loss(model, 0), arch_of(model)))
     journal.note("finite differences", sides)
     weights = list(names_of_weights(model).values())
-    first = torch.autograd.grad(
-        loss(model, 2).square(), [*weights, *arch_of(model)], create_graph=True, allow_unused=True
-    )
+    first = gradients_of(loss(model, 2).square(), [*weights, *arch_of(model)], create_graph=True)
     total = sum(g.square().sum() for g in first if g is not None)
     if isinstance(total, Tensor) and total.requires_grad:
         second = gradients_of(total, [*arch_of(model), *weights])
@@ -159,7 +165,7 @@ def copies(model: Any, journal: Journal) -> None:
     """Average, pickle, save, load, initialize, freeze and call with other parameters."""
     average = swa_utils.AveragedModel(model, avg_fn=swa_utils.get_ema_avg_fn(0.9))
     optimizer = torch.optim.SGD([p for _, p in model.named_parameters()], ETA, momentum=0.9)
-    loss(model).backward()
+    backward(loss(model))
     optimizer.step()
     average.update_parameters(model)
     journal.note("the averaged model", run(average.module.eval(), 1))
@@ -184,9 +190,7 @@ def copies(model: Any, journal: Journal) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("alpha" in name or name.endswith("weight"))
     model.zero_grad()
-    total = loss(model, 5)
-    if total.requires_grad:
-        total.backward()
+    backward(loss(model, 5))
     journal.note_gradients("gradients where some parameters are frozen", model)
     journal.note("names", [name for name, p in model.named_parameters() if p.grad is not None])
     model.requires_grad_()
@@ -197,7 +201,8 @@ def copies(model: Any, journal: Journal) -> None:
 
 def precision(model: Any, journal: Journal) -> None:
     """Go to float32 with its mixed precision, to channels last, and back."""
-    if any(isinstance(x, Tensor) and x.requires_grad for x in model.inputs(3)):
+    given = [leaf for leaf in pytree.tree_leaves((model.inputs(3), model.keywords())) if isinstance(leaf, Tensor)]
+    if any(leaf.requires_grad or leaf.dim() > 4 for leaf in given):
         return
     journal.tolerance = 1e-2  # of bfloat16, times what small steps make of it
     to(model, torch.float32)
@@ -208,9 +213,10 @@ def precision(model: Any, journal: Journal) -> None:
     except RuntimeError as error:  # torch's tensordot takes no two dtypes
         journal.note("what mixed precision raises", str(error))
         return
-    scaler.scale(total.float()).backward()
-    scaler.step(optimizer)
-    scaler.update()
+    backward(scaler.scale(total.float()))
+    if total.requires_grad:
+        scaler.step(optimizer)
+        scaler.update()
     optimizer.zero_grad()
     to(model, torch.float64)
     model.to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch import Tensor
 import toponas_fx
 from collected import IDIOMS
 from idiom import Idiom
-from search_loops import LOOPS, Journal, loss
+from search_loops import LOOPS, Journal, backward, loss
 from test_supernets import assert_vertex, build, quietly, simplified
 
 pytestmark = [
@@ -75,7 +75,7 @@ def test_a_sharing_model_stays_sound(kind: type[Idiom], loop: str) -> None:
             assert all(torch.isfinite(v).all() for v in values.values() if isinstance(v, Tensor)), what
         for one in (fast.double(), model):
             one.train().zero_grad()
-            loss(one).backward()
+            backward(loss(one))
         expected = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         assert {name for name, p in fast.named_parameters() if p.grad is None} & expected == set()
         if fast.has_vertices:
