@@ -23,12 +23,14 @@ After::
 
 ``w * norm(u)`` is the norm with the affine weights ``w * gamma`` and ``w * beta``; ``w * conv(u, K)`` is the
 convolution with the kernel ``w * K`` and the bias ``w * b``. The product is a few numbers instead of a tensor as large
-as the term, and the term itself need not be kept for the gradient to the weight. (Formula: this project.)
+as the term, and the term itself need not be kept for the gradient to the weight. An average pooling that carries its
+weight keeps its input alone, which a skip keeps anyway; pooled again for each sum that reads it, it still costs less
+than the storage. (Formula: this project.)
 
 Refuses:
 
-1. a term that something else reads, or that counts twice, or whose input is written in place before the sum, or
-   whose norm runs again before it;
+1. a term that something else reads, unless it is pooled, or that counts twice, or whose input is written in place
+   before the sum, or whose norm runs again before it;
 2. norms other than BatchNorm and GroupNorm, and modules with hooks;
 3. weights that are plain numbers, and those of terms that nothing linear ends.
 """
@@ -43,11 +45,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import ops
+from toponas_fx import lean_pools, ops
 from toponas_fx.linear_ops import linear_op
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.normalize_kernels import convolve
+from toponas_fx.pools import avg_pool
 from toponas_fx.purity import is_hooked
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
@@ -89,7 +92,7 @@ class FoldWeights(Pass):
             for term, weight in zip(node.args[0], node.args[1], strict=True):
                 if not isinstance(weight, fx.Node) or not isinstance(term, fx.Node) or not _carries(gm, term):
                     continue
-                reason = _why_not(gm, node, term)
+                reason = _why_not(gm, node, term, avg_pool(gm, term) is not None)
                 if reason is None:
                     matches.append(WeightedTerm(node, term))
                 else:
@@ -106,12 +109,12 @@ class FoldWeights(Pass):
             terms[position] = _scaled(rewriter, term, weights[position])
         weights[position] = 1.0
         rewriter.update(sum_node, (terms, weights, sum_node.args[2]))
-        rewriter.erase(term)
+        rewriter.erase_unread([term])
 
 
-def _why_not(gm: fx.GraphModule, sum_node: fx.Node, term: fx.Node) -> str | None:
+def _why_not(gm: fx.GraphModule, sum_node: fx.Node, term: fx.Node, is_pool: bool) -> str | None:
     terms: Any = sum_node.args[0]
-    if list(term.users) != [sum_node] or terms.count(term) > 1:
+    if (list(term.users) != [sum_node] and not is_pool) or terms.count(term) > 1:
         return "something else reads the term, without the weight"
     read = {node.meta.get("storage", -1) for node in term.all_input_nodes}
     later = term.next
@@ -130,7 +133,7 @@ def _module_run(gm: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def _carries(gm: fx.GraphModule, term: fx.Node) -> bool:
-    return _is_norm(gm, term) or linear_op(gm, term) is not None
+    return _is_norm(gm, term) or linear_op(gm, term) is not None or avg_pool(gm, term) is not None
 
 
 def _is_norm(gm: fx.GraphModule, term: fx.Node) -> bool:
@@ -144,6 +147,10 @@ def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node) -> fx.Node:
     if _is_norm(rewriter.gm, term):
         norm = rewriter.read(str(term.target))
         return rewriter.call_function(ops.scaled_norm, (term.args[0], norm, weight), type=term.meta["type"])
+    pool = avg_pool(rewriter.gm, term)
+    if pool is not None:
+        args = (pool.value, weight, *pool.window)
+        return rewriter.call_function(lean_pools.scaled_avg_pool2d, args, type=term.meta["type"])
     operation = linear_op(rewriter.gm, term)
     assert operation is not None
     kernel = _product(rewriter, operation.kernel, weight)

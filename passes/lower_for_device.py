@@ -18,17 +18,17 @@ After::
     %6 = standard_layout(%5)
     return %6
 
-Two rewrites, both measured on CPUs; on other devices, for other dtypes and under ``torch.compile`` the new nodes do
+Three rewrites, all measured on CPUs; on other devices, for other dtypes and under ``torch.compile`` the new nodes do
 what the old ones did, and decide that at each run. (1) A depthwise convolution gets a backward pass of its own
-(``lean_ops.depthwise_conv2d``, with the formula). (2) Images enter in channels-last layout, which convolutions and
-norms hand on: poolings, and the backward passes of convolutions, read memory in order. Tensors leave in the usual
-layout.
+(``lean_ops.depthwise_conv2d``, with the formula). (2) An average pooling becomes a depthwise convolution with a box
+(``lean_pools.avg_pool2d``). (3) Images enter in channels-last layout, which convolutions and norms hand on: poolings,
+and the backward passes of convolutions, read memory in order. Tensors leave in the usual layout.
 
 Refuses:
 
 1. the layout where something depends on how images lie in memory: a ``view`` of one, a stride that is read, code that
    is unknown (a module with hooks, a ``torch.autograd.Function``), or where nothing convolves an input;
-2. convolutions that are not depthwise.
+2. convolutions that are not depthwise; poolings that round sizes up or divide by a number of their own.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import lean_ops, ops
+from toponas_fx import lean_ops, lean_pools, ops
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pools import AvgPool, avg_pool
 from toponas_fx.purity import is_hooked
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
@@ -65,6 +66,22 @@ class Depthwise:
         """Name its size."""
         size = "x".join(map(str, self.operation.kernel_shape[2:]))
         return f"a depthwise {size} convolution gets a backward pass of its own"
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """An average pooling."""
+
+    pool: AvgPool
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """Where it is computed."""
+        return (self.pool.node,)
+
+    def describe(self) -> str:
+        """Name its size."""
+        return f"a {'x'.join(map(str, self.pool.window.size))} average pooling becomes a convolution with a box"
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,9 @@ class LowerForDevice(Pass):
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find depthwise convolutions, and whether the layout may change."""
         operations = [linear_op(gm, node) for node in gm.graph.nodes]
+        pools = [avg_pool(gm, node) for node in gm.graph.nodes]
         matches: list[Any] = [Depthwise(found) for found in operations if found is not None and _is_depthwise(found)]
+        matches += [Pooling(found) for found in pools if found is not None]
         inputs = tuple(_convolved_inputs(gm)) if self.layout else ()
         if not inputs:
             return Plan(tuple(matches), ())
@@ -108,8 +127,15 @@ class LowerForDevice(Pass):
                 return Plan(tuple(matches), (Refusal((node,), reason),))
         return Plan((*matches, Images(inputs)), ())
 
-    def apply(self, match: Depthwise | Images, rewriter: Rewriter) -> None:
+    def apply(self, match: Depthwise | Pooling | Images, rewriter: Rewriter) -> None:
         """Put the faster operation in the place of the other, or convert what enters and what leaves."""
+        if isinstance(match, Pooling):
+            pool = match.pool
+            with rewriter.before(pool.node):
+                args = (pool.value, *pool.window)
+                fresh = rewriter.call_function(lean_pools.avg_pool2d, args, type=pool.node.meta["type"])
+            rewriter.replace(pool.node, fresh)
+            return
         if isinstance(match, Depthwise):
             _lower(match.operation, rewriter)
             return

@@ -14,9 +14,9 @@ from toponas_fx.pass_contract import Pass, Semantics
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "toponas_fx"
 
-FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops", "lean_ops", "batched_ops")
+FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops", "lean_ops", "batched_ops", "lean_pools")
 ANALYSES = ("mixtures", "memory", "purity", "signatures", "linear_ops", "calibration", "shareable", "topology")
-ANALYSES += ("kernel_grid", "stages", "stacks", "weight_rows")
+ANALYSES += ("kernel_grid", "stages", "stacks", "weight_rows", "pools", "labels")
 LAYERS = (
     FACTS,
     ANALYSES,
@@ -36,7 +36,7 @@ LAYERS = (
 )
 """A file imports from its own layer and from those above; new files are placed here by hand."""
 
-FOR_PASSES = {"pass_contract", "rewriter", "passes", "errors", "tensor_type", "sharing", "ops", "lean_ops", "batched_ops", *ANALYSES}
+FOR_PASSES = {"pass_contract", "rewriter", "passes", "errors", "tensor_type", "sharing", "ops", "lean_ops", "lean_pools", "batched_ops", *ANALYSES}
 CHANGES_GRAPHS = {"rewriter.py", "graph_pickle.py", "capture"}
 CHANGING_CALLS = {
     *("create_node", "call_function", "call_module", "call_method", "get_attr", "placeholder", "output"),

@@ -22,6 +22,7 @@ from torch.utils import flop_counter
 
 from toponas_fx import ops
 from toponas_fx.lean_ops import depthwise_conv2d
+from toponas_fx.lean_pools import avg_pool2d, scaled_avg_pool2d
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _find_functions() -> dict[Hashable, _Family]:
                 getattr(space, spelling, None) for space in (F, torch, torch.Tensor) for spelling in (name, f"{name}_")
             ]
             found.update((function, family) for function in spellings if function is not None)
-    return {**found, ops.scaled_norm: _NORMS, depthwise_conv2d: _CONVOLUTIONS}
+    own = {avg_pool2d: _POOLINGS, scaled_avg_pool2d: _POOLINGS, ops.scaled_norm: _NORMS}
+    return {**found, **own, depthwise_conv2d: _CONVOLUTIONS}  # type: ignore[dict-item]
 
 
 _FAMILY_OF_FUNCTION = _find_functions()

@@ -15,12 +15,12 @@ import torch
 from torch import fx
 
 from toponas_fx import ops
-from toponas_fx.linear_ops import linear_op
+from toponas_fx.labels import label_of
+from toponas_fx.lean_pools import scaled_avg_pool2d
 from toponas_fx.mixtures import Mixture, is_mixed_sum, mixtures
 
 _INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
 _NO_DATA = ("size", "numel", "dim", ops.guard)
-_SLIDING = ("torch.nn.modules.conv", "torch.nn.modules.pooling")
 RESHAPES = ("unbind", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", torch.reshape)
 """Calls that a weight may go through and still be the same element."""
 
@@ -46,7 +46,7 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     for mixture, source in zip(found, sources, strict=True):
         _add_value(graph, gm, mixture.node)
         for position, term, weight in zip(mixture.positions, mixture.terms, mixture.weights, strict=True):
-            text = _weight_text(term.args[2] if getattr(term, "target", None) is ops.scaled_norm else weight)
+            text = _weight_text(_folded_weight(term) or weight)
             place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text}
             start = _add_value(graph, gm, source)
             graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, flow.between(source, term)))
@@ -210,12 +210,14 @@ def _add_value(graph: nx.MultiDiGraph, gm: fx.GraphModule, value: Any) -> str:
     if not isinstance(value, fx.Node):
         graph.add_node(value, type="", op=value)
         return str(value)
-    graph.add_node(value.name, type=str(value.meta.get("type", "")), op=_label(gm, value))
+    graph.add_node(value.name, type=str(value.meta.get("type", "")), op=label_of(gm, value))
     return value.name
 
 
 def _candidate(gm: fx.GraphModule, term: Any, chain: list[fx.Node]) -> dict[str, Any]:
-    labels = tuple(_label(gm, node) for node in chain) or (("identity",) if isinstance(term, fx.Node) else (_CONSTANT,))
+    labels = tuple(label_of(gm, node) for node in chain) or (
+        ("identity",) if isinstance(term, fx.Node) else (_CONSTANT,)
+    )
     origins = dict.fromkeys(name for node in chain for name in node.meta.get("origin", (node.name,)))
     return {
         "ops": ("zero",) if _is_zero(term) else labels,
@@ -240,37 +242,12 @@ def _connect(graph: nx.MultiDiGraph, flow: _Flow, values: dict[str, fx.Node]) ->
             graph.add_edge(start.name, name, kind="plain", between=between)
 
 
-def _label(gm: fx.GraphModule, node: fx.Node) -> str:
-    """Return a short name of what a node computes: ``Conv2d 3x3 dw d2 s2``, ``relu``."""
-    if node.op == "call_module":
-        module = gm.get_submodule(str(node.target))
-        name, option = type(module).__name__, vars(module).get
-        if not any(base.__module__ in _SLIDING for base in type(module).__mro__):
-            return name
-        size, channels, groups = option("kernel_size", ()), option("in_channels"), option("groups", 1)
-        sizes = size if isinstance(size, tuple) else (size,) * (2 if "2d" in name else 3 if "3d" in name else 1)
-        return _geometry(name, sizes, channels, groups, option("dilation", 1), option("stride", 1))
-    if node.target is ops.scaled_norm:
-        return type(gm.get_submodule(str(node.args[1].target))).__name__  # type: ignore[union-attr]
-    operation = linear_op(gm, node)
-    if operation is not None:
-        name = f"Conv{operation.dims}d" if operation.dims else "Linear"
-        shape, groups = operation.kernel_shape, operation.groups
-        return _geometry(name, shape[2:], shape[1] * groups, groups, operation.dilation, operation.stride)
-    if node.op in ("placeholder", "get_attr"):
-        return "input" if node.op == "placeholder" else str(node.target)
-    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name))
-
-
-def _geometry(name: str, size: tuple[Any, ...], channels: Any, groups: int, dilation: Any, stride: Any) -> str:
-    parts = [name, "x".join(map(str, size))] if size else [name]
-    if groups > 1:
-        parts.append("dw" if groups == channels else f"g{groups}")
-    for letter, option in (("d", dilation), ("s", stride)):
-        numbers = dict.fromkeys(option if isinstance(option, tuple) else (option,))
-        if not numbers.keys() <= {1, None}:
-            parts.append(letter + "x".join(map(str, numbers)))
-    return " ".join(parts)
+def _folded_weight(term: Any) -> Any:
+    """Return the weight that a term carries itself, or None."""
+    target = getattr(term, "target", None)
+    if target is ops.scaled_norm:
+        return term.args[2]
+    return term.args[1] if target is scaled_avg_pool2d else None
 
 
 def _is_zero(term: Any) -> bool:

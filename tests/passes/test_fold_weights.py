@@ -10,7 +10,7 @@ import toponas_fx
 from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare
 from toponas_fx import ops
 from toponas_fx.costs import saved_bytes
-from toponas_fx.passes import DetectMixedOps, FoldWeights
+from toponas_fx.passes import Deduplicate, DetectMixedOps, FoldWeights
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(),)
@@ -154,3 +154,34 @@ def test_keeps_the_order_in_which_a_norm_counts():
     fast(X.double()), original(X.double())
     for left, right in zip(fast.buffers(), original.buffers(), strict=True):
         assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
+
+
+POOLS = {
+    "module": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+    "counts padding": nn.AvgPool2d((3, 2), padding=1),
+    "strided": nn.AvgPool2d(2),
+}
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_an_average_pooling_carries_each_of_its_weights(kind):
+    def two_sums(self, x):
+        pooled, other = self.pool(x), self.pool(x.tanh())
+        first = self.alphas[0] * pooled + self.alphas[1] * other
+        return first, self.alphas[1] * pooled + self.alphas[0] * other.relu()
+
+    net = Net(two_sums, alphas=nn.Parameter(torch.tensor([0.3, -0.7])), pool=POOLS[kind])
+    fast = toponas_fx.simplify(prepare(net), X.double(), passes=(*FIRST, Deduplicate()))
+    expected = [value.clone() for value in fast(X.double())]
+    before = torch.autograd.grad(sum(value.square().sum() for value in fast(X.double())), fast.alphas)[0]
+    fast = toponas_fx.simplify(prepare(net), X.double(), passes=(*FIRST, Deduplicate(), FoldWeights())).train()
+    assert len(lines_of(fast, "scaled_avg_pool2d")) == 3, "relu lies between a pooling and the fourth term"
+    for left, right in zip(fast(X.double()), expected, strict=True):
+        assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
+    after = torch.autograd.grad(sum(value.square().sum() for value in fast(X.double())), fast.alphas)[0]
+    assert torch.allclose(before, after, rtol=1e-10)
+
+
+def test_keeps_poolings_that_round_up_or_divide_by_a_number():
+    net = Edge(nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, divisor_override=3))
+    assert check_keeps(FoldWeights(), net, X, prerequisites=FIRST) == []

@@ -30,13 +30,14 @@ def test_rewrites_depthwise_convolutions_and_the_layout():
             %2 = attr 0.weight
             %3 = depthwise_conv2d(%1, %2, None, (1, 1), (1, 1), (1, 1))
             %4 = Conv2d[1](%3)
-            %5 = AvgPool2d[2](%4)
+            %5 = avg_pool2d(%4, (2, 2), (2, 2), (0, 0), True)
             %6 = standard_layout(%5)
             return %6
         """,
     )
     assert [change.sentence for change in record.changes] == [
         "a depthwise 3x3 convolution gets a backward pass of its own",
+        "a 2x2 average pooling becomes a convolution with a box",
         "1 inputs are brought to channels-last layout",
     ]
 
@@ -119,7 +120,7 @@ def test_keeps_the_layout_around_unknown_code():
 
 
 def test_keeps_what_no_convolution_reads_and_what_is_not_depthwise():
-    net = Net(lambda self, x: F.avg_pool2d(x, 2) + self.linear(x).mean(), linear=nn.Linear(6, 2))
+    net = Net(lambda self, x: F.avg_pool2d(x, 2, ceil_mode=True) + self.linear(x).mean(), linear=nn.Linear(6, 2))
     assert check_keeps(LowerForDevice(), net, X) == []
     net = nn.Sequential(nn.Conv2d(4, 8, 1, groups=4), nn.Conv2d(8, 4, 1, groups=2))
     assert check_keeps(LowerForDevice(layout=False), net, X) == []
