@@ -118,6 +118,11 @@ def test_sharing_keeps_every_discrete_architecture(kind: type[Idiom]) -> None:
             assert_vertex(fast, toponas_fx.restore(fast), model)
         model.set_random(5)
         assert all(torch.isfinite(value).all() for value in outputs(fast))
+        if kind.has_vertices and model.has_state:
+            for side in (fast, model):
+                side.change_state()
+            model.set_vertex(1)
+            assert_vertex(fast, toponas_fx.restore(fast), model)
 
 
 def assert_vertex(fast: Any, restored: Any, model: Any) -> None:
@@ -180,18 +185,21 @@ def test_changed_state_is_honoured(kind: type[Idiom]) -> None:
     if not model.has_state:
         pytest.skip("nothing but tensors decides what it computes")
     fast = simplified(model, mode="exact")
-    before = outputs(model)
+    before = [outputs(model, training) for training in (True, False)]
     for side in (fast, model):
         side.change_state()
-    after = outputs(model)
-    assert len(before) != len(after) or any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    after = [outputs(model, training) for training in (True, False)]
+    assert any(
+        len(left) != len(right) or any(not torch.equal(a, b) for a, b in zip(left, right, strict=True))
+        for left, right in zip(before, after, strict=True)
+    )
     with quietly(kind):
         agrees(fast, model)
 
 
-def outputs(model: Any) -> list[Tensor]:
-    """Return all tensors of one evaluation run, from one seed, without gradients."""
-    run = observe(model.eval(), model, *model.inputs(3), **model.keywords())
+def outputs(model: Any, training: bool = False) -> list[Tensor]:
+    """Return all tensors of one run, from one seed."""
+    run = observe(model.train(training), model, *model.inputs(3), **model.keywords())
     model.train()
     return [leaf for leaf in pytree.tree_leaves(run.output) if isinstance(leaf, Tensor)]
 

@@ -50,6 +50,7 @@ class SimplifiedModule(fx.GraphModule):
         Returns:
             What the user's forward returns.
         """
+        self._toponas.tree(self)
         with restored_buffers(self), restored_generators(), normalized_kernels(self, self._toponas.sharing):
             return self._toponas.user_forward(self, *args, **kwargs)
 
@@ -192,13 +193,15 @@ class SimplifiedModule(fx.GraphModule):
         return found
 
 
-def _uncompiled(model: nn.Module) -> dict[str, Any]:
+def _uncompiled(model: SimplifiedModule) -> dict[str, Any]:
     """Return a model's attributes without what ``model.compile()`` made: it is bound to this one, as torch has it."""
+    model._toponas.tree(model)  # forgets what was decided about modules that were replaced
     return {name: value for name, value in vars(model).items() if name != "_compiled_call_impl"}
 
 
 def _present_program(model: SimplifiedModule) -> Program:
     state = model._toponas
+    state.tree(model)
     for program in state.programs:
         if program.fixed[2] == model.training:
             return program

@@ -206,6 +206,10 @@ class DiscreteFlag(_Ported):
     def change_state(self) -> None:
         self.is_discrete = True
 
+    @property
+    def is_raw(self) -> bool:  # type: ignore[override]
+        return self.is_discrete
+
 
 class UpdateType(_Ported):
     """A string argument says how weights become numbers (SmoothDARTS's ``updateType``)."""
@@ -224,6 +228,10 @@ class UpdateType(_Ported):
 
     def change_state(self) -> None:
         self.kind = "weight"
+
+    @property
+    def is_raw(self) -> bool:  # type: ignore[override]
+        return self.kind == "weight"
 
 
 @dataclass(frozen=True)
