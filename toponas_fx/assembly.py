@@ -14,6 +14,7 @@ from toponas_fx.capture.leaves import is_leaf
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.errors import ArgumentError
+from toponas_fx.kernels import watch_layers
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.running import forward_of
 from toponas_fx.state import State
@@ -107,6 +108,7 @@ def bind(template: SimplifiedModule, model: nn.Module) -> nn.Module:
         owner, _, name = removed.rpartition(".")
         fast.get_submodule(owner)._modules[name] = fast.get_submodule(kept)
     retire(fast, state.removed)
+    watch_layers(fast, twin.sharing)
     twin.tree(fast)
     return fast
 

@@ -1,14 +1,17 @@
-"""Normalized kernels outside the graph: the user's forward must see them too."""
+"""Normalized kernels outside the graph: the user's forward, and every layer called by itself, must see them too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from toponas_fx import ops
+from toponas_fx.capture.leaves import is_leaf
 from toponas_fx.sharing import Sharing
 
 
@@ -39,6 +42,49 @@ def normalized_kernels(root: nn.Module, sharing: Sharing) -> Iterator[None]:
     finally:
         for attributes, name in shadowed:
             attributes.pop(name, None)
+
+
+def watch_layers(root: nn.Module, sharing: Sharing) -> None:
+    """Let each layer whose own kernel is normalized compute with it so when it is called.
+
+    Programs never call such a layer: they read its kernel. Whatever else calls it runs the user's code: another method
+    of the model than forward, ``fast.cells[0](x)``, a hook. There the shared norm that follows expects what forward
+    would give it. A kernel that the user's code reads itself, without the layer, is left as it is.
+    """
+    for path, decision in sharing.kernels.items():
+        module, name = _split(root, path)
+        bias = None if decision.bias is None else _split(root, decision.bias)
+        if is_leaf(module) and (bias is None or bias[0] is module):
+            vars(module)[_DECISION] = name, bias and bias[1], decision.per
+            vars(module)["_call_impl"] = MethodType(_call_impl, module)
+
+
+def leave_layer(module: nn.Module | None) -> None:
+    """Let a layer compute with its kernel as it is again."""
+    if module is not None and vars(module).pop(_DECISION, None) is not None:
+        vars(module).pop("_call_impl", None)
+
+
+_DECISION = "_toponas_kernel"
+
+
+def _call_impl(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run a layer with its kernel normalized; the name is torch's, by which pickle finds the class's own."""
+    own, run = vars(self), cast(Callable[..., Any], type(self)._call_impl)
+    name, bias_name, per = own[_DECISION]
+    if name in own:
+        return run(self, *args, **kwargs)
+    with torch._C.DisableTorchFunction():  # a capture records the layer's call, which the passes normalize
+        kernel, bias = self._parameters[name], self._parameters[bias_name] if bias_name else None
+        assert kernel is not None
+        scale = ops.kernel_scale(kernel, per)
+        values = {name: kernel * scale} | ({} if bias is None else {bias_name: ops.scale_bias(bias, scale)})
+    own.update(values)
+    try:
+        return run(self, *args, **kwargs)
+    finally:
+        for key in values:
+            own.pop(key, None)
 
 
 def _split(root: nn.Module, path: str) -> tuple[nn.Module, str]:

@@ -13,7 +13,7 @@ from toponas_fx.capture.quiet import restored_buffers, restored_generators
 from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.checkpoint import fit_checkpoint, own_names
 from toponas_fx.errors import ToponasError
-from toponas_fx.kernels import normalized_kernels
+from toponas_fx.kernels import normalized_kernels, watch_layers
 from toponas_fx.measure import measured_report
 from toponas_fx.program import Program
 from toponas_fx.report import Report
@@ -183,6 +183,7 @@ class SimplifiedModule(fx.GraphModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the attributes."""
         vars(self).update(state)
+        watch_layers(self, self._toponas.sharing)
         self._toponas.tree(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -20,7 +20,7 @@ from toponas_fx.capture.inputs import as_inputs, infer_inputs
 from toponas_fx.compiler import build_program
 from toponas_fx.costs import Costs, graph_costs
 from toponas_fx.errors import ArgumentError, CaptureError, InputError, ToponasError
-from toponas_fx.kernels import normalized_values
+from toponas_fx.kernels import leave_layer, normalized_values, watch_layers
 from toponas_fx.mixtures import mixtures
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.pass_contract import Pass, Repeat, Semantics
@@ -85,6 +85,7 @@ def simplify(
         raw, records = _compile_first(fast, inputs, example_inputs is None)
         before = raw or before
         fast._toponas.sharing.is_decided = True
+        watch_layers(fast, fast._toponas.sharing)
         fast.eval()
         _compile_first(fast, inputs, example_inputs is None)
         fast.train()
@@ -237,6 +238,7 @@ def restore(fast: SimplifiedModule) -> Any:
     with torch.no_grad():
         for module, name, value in list(normalized_values(twin, state.sharing)):
             module._parameters[name].copy_(value)  # type: ignore[union-attr]
+            leave_layer(module)
     for path, tensor in twin._toponas.removed.items():
         owner, _, name = path.rpartition(".")
         module = twin.get_submodule(owner)

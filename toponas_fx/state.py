@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.kernels import leave_layer
 from toponas_fx.program import Program
 from toponas_fx.sharing import Sharing
 
@@ -98,6 +99,7 @@ class State:
             del ties[removed]
         for kernel in [path for path in kernels if not stays(path)]:
             del kernels[kernel]
+            leave_layer(before.get(kernel.rpartition(".")[0]))
         for parameter in [path for path in self.removed if not stays(path)]:
             del self.removed[parameter]
 
