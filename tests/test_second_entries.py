@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import toponas_fx
 from equality import double, scatter_statistics
-from exactness import image
+from exactness import counted_captures, image
 
 SIZES = (1, 3, 5)
 
@@ -162,6 +162,30 @@ def test_a_layer_put_elsewhere_computes_as_it_is() -> None:
     fast.cells[0].ops[1] = nn.Identity()
     fast(x)
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=0, atol=0)
+
+
+class LooksAtData(Supernet):
+    """Takes a path by the size of what its cells compute, once it is told to look."""
+
+    looks = False
+
+    def forward(self, x: Tensor) -> Any:
+        x = super().forward(x)
+        return x * 2 if self.looks and not self.training and x.abs().max() > 50 else x
+
+
+def test_a_capture_sees_what_programs_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, x = toponas_fx.simplify(double(LooksAtData()), image()).eval(), image()
+    with torch.no_grad():
+        for name, parameter in fast.named_parameters():
+            parameter.mul_(1000 if name.endswith("1.weight") and parameter.dim() == 4 else 1)
+    fast.choose(1)
+    fast.looks = True
+    with counted_captures(monkeypatch) as captures:
+        for _ in range(3):
+            torch.testing.assert_close(fast(x), fast.reference(x), rtol=0, atol=1e-9)
+    assert len(captures) == 1
+    assert fast(x).abs().max() < 50
 
 
 def test_exact_mode_and_later_captures_leave_layers_alone() -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from types import MethodType
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from toponas_fx import ops
@@ -49,7 +48,8 @@ def watch_layers(root: nn.Module, sharing: Sharing) -> None:
 
     Programs never call such a layer: they read its kernel. Whatever else calls it runs the user's code: another method
     of the model than forward, ``fast.cells[0](x)``, a hook. There the shared norm that follows expects what forward
-    would give it. A kernel that the user's code reads itself, without the layer, is left as it is.
+    would give it. A capture sees what programs compute, should forward look at data. A kernel that the user's code
+    reads itself, without the layer, is left as it is.
     """
     for path, decision in sharing.kernels.items():
         module, name = _split(root, path)
@@ -74,11 +74,10 @@ def _call_impl(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     name, bias_name, per = own[_DECISION]
     if name in own:
         return run(self, *args, **kwargs)
-    with torch._C.DisableTorchFunction():  # a capture records the layer's call, which the passes normalize
-        kernel, bias = self._parameters[name], self._parameters[bias_name] if bias_name else None
-        assert kernel is not None
-        scale = ops.kernel_scale(kernel, per)
-        values = {name: kernel * scale} | ({} if bias is None else {bias_name: ops.scale_bias(bias, scale)})
+    kernel, bias = self._parameters[name], self._parameters[bias_name] if bias_name else None
+    assert kernel is not None
+    scale = ops.kernel_scale(kernel, per)
+    values = {name: kernel * scale} | ({} if bias is None else {bias_name: ops.scale_bias(bias, scale)})
     own.update(values)
     try:
         return run(self, *args, **kwargs)

@@ -61,8 +61,11 @@ def watched(root: nn.Module, forward: Callable[..., Any], watcher: Watcher) -> I
     """
     with ExitStack() as stack:
         for module in root.modules():
+            own_call = vars(module).pop("_call_impl", None)  # a layer that computes with its kernel normalized
+            if own_call is not None:
+                stack.callback(vars(module).__setitem__, "_call_impl", own_call)
             if module is not root and "forward" not in vars(module):
-                vars(module)["forward"] = _watched_forward(module, watcher)
+                vars(module)["forward"] = _watched_forward(module, watcher, own_call or module.forward)
                 stack.callback(vars(module).pop, "forward")
         stack.enter_context(_replaced(nn.Module, "__call__", _watched_call(watcher)))
         stack.enter_context(_replaced(nn.Module, "__getattribute__", _watched_read(watcher)))
@@ -87,12 +90,12 @@ def _replaced(owner: type, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, before)
 
 
-def _watched_forward(module: nn.Module, watcher: Watcher) -> Callable[..., Any]:
-    run = module.forward
+def _watched_forward(module: nn.Module, watcher: Watcher, run: Callable[..., Any]) -> Callable[..., Any]:
+    unwatched = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not watcher.is_watching:
-            return run(*args, **kwargs)
+            return unwatched(*args, **kwargs)
         return watcher.run_module(module, run, args, kwargs)
 
     return forward
