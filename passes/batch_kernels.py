@@ -87,12 +87,14 @@ depend on one another.
 
 Refuses:
 
-1. operations that depend on the input, or on a random draw or an in-place write that comes after the first of them;
-2. operations in a part of forward that switches gradients off, or on.
+1. kernels of more than 16384 numbers, which cost more to gather than their calls do;
+2. operations that depend on the input, or on a random draw or an in-place write that comes after the first of them;
+3. operations in a part of forward that switches gradients off, or on.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,6 +108,9 @@ from toponas_fx.memory import written_in_place
 from toponas_fx.pass_contract import Pass, Plan, Semantics
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
+
+LARGEST = 16384
+"""Numbers in a kernel that is worth gathering."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,8 @@ _BATCHED: dict[Any, Callable[..., Any]] = {
 def _key(node: fx.Node) -> tuple[Any, ...] | None:
     """Return what alike operations agree in, the function first; None for other operations."""
     args: Any = node.args
+    if math.prod(getattr(_type(node), "shape", ())) > LARGEST:
+        return None
     if node.target is operator.mul:
         return (operator.mul, args[1].args[1], _type(args[0])) if _normalizes(node) else None
     if node.target in (ops.group_weight, ops.group_shares):

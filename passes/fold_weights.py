@@ -32,11 +32,12 @@ Refuses:
 1. a term that something else reads, unless it is pooled, or that counts twice, or whose input is written in place
    before the sum, or whose norm runs again before it;
 2. norms other than BatchNorm and GroupNorm, and modules with hooks;
-3. weights that are plain numbers, and those of terms that nothing linear ends.
+3. weights that are plain numbers, those of terms that nothing linear ends, and of poolings of small images.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ from toponas_fx.purity import is_hooked
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
 
+LARGE = 65536
+"""Numbers in pooled images whose storage is worth pooling anew."""
+USUAL_BATCH = 16
+"""Images that a search has in a batch at least, whatever the example had."""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)  # by type: a subclass may do more
 
 
@@ -77,8 +82,13 @@ class WeightedTerm:
 
 @dataclass(frozen=True)
 class FoldWeights(Pass):
-    """See the module's docstring."""
+    """See the module's docstring.
 
+    Attributes:
+        pools: whether average poolings carry their weights, pooled anew for each; it saves memory, not time.
+    """
+
+    pools: bool = True
     name: ClassVar[str] = "fold-weights"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
 
@@ -90,7 +100,7 @@ class FoldWeights(Pass):
             if not is_mixed_sum(node):
                 continue
             for term, weight in zip(node.args[0], node.args[1], strict=True):
-                if not isinstance(weight, fx.Node) or not isinstance(term, fx.Node) or not _carries(gm, term):
+                if not isinstance(weight, fx.Node) or not isinstance(term, fx.Node) or not self._carries(gm, term):
                     continue
                 reason = _why_not(gm, node, term, avg_pool(gm, term) is not None)
                 if reason is None:
@@ -98,6 +108,11 @@ class FoldWeights(Pass):
                 else:
                     refusals.append(Refusal((term,), reason))
         return Plan(tuple(matches), tuple(refusals))
+
+    def _carries(self, gm: fx.GraphModule, term: fx.Node) -> bool:
+        if _is_norm(gm, term) or linear_op(gm, term) is not None:
+            return True
+        return self.pools and avg_pool(gm, term) is not None and _is_large(term)
 
     def apply(self, match: WeightedTerm, rewriter: Rewriter) -> None:
         """Put the operation with other weights in the place of the term."""
@@ -132,8 +147,9 @@ def _module_run(gm: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return gm.get_submodule(str(path.target)) if path is not node or node.op == "call_module" else None
 
 
-def _carries(gm: fx.GraphModule, term: fx.Node) -> bool:
-    return _is_norm(gm, term) or linear_op(gm, term) is not None or avg_pool(gm, term) is not None
+def _is_large(term: fx.Node) -> bool:
+    batch, *sizes = term.meta["type"].shape
+    return bool(max(batch, USUAL_BATCH) * math.prod(sizes) >= LARGE)
 
 
 def _is_norm(gm: fx.GraphModule, term: fx.Node) -> bool:

@@ -27,12 +27,14 @@ and the backward passes of convolutions, read memory in order. Tensors leave in 
 Refuses:
 
 1. the layout where something depends on how images lie in memory: a ``view`` of one, a stride that is read, code that
-   is unknown (a module with hooks, a ``torch.autograd.Function``), or where nothing convolves an input;
+   is unknown (a module with hooks, a ``torch.autograd.Function``), where nothing convolves an input, or where kernels,
+   not images, are what convolutions read most of;
 2. convolutions that are not depthwise; poolings that round sizes up or divide by a number of their own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,6 +50,10 @@ from toponas_fx.purity import is_hooked
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
 
+USUAL_BATCH = 16
+"""Images that a search has in a batch at least, whatever the example had."""
+IMAGES_PER_KERNEL = 4
+"""Numbers in images, for each one in a kernel, from which on the layout pays."""
 _READS_LAYOUT = ("as_strided", "stride", "is_contiguous", "data_ptr", "storage", "untyped_storage", "storage_offset")
 
 
@@ -118,7 +124,7 @@ class LowerForDevice(Pass):
         pools = [avg_pool(gm, node) for node in gm.graph.nodes]
         matches: list[Any] = [Depthwise(found) for found in operations if found is not None and _is_depthwise(found)]
         matches += [Pooling(found) for found in pools if found is not None]
-        inputs = tuple(_convolved_inputs(gm)) if self.layout else ()
+        inputs = tuple(_convolved_inputs(gm)) if self.layout and _are_images_large(operations) else ()
         if not inputs:
             return Plan(tuple(matches), ())
         for node in gm.graph.nodes:
@@ -171,6 +177,17 @@ def _as_node(rewriter: Rewriter, value: str | fx.Node | None) -> fx.Node | None:
     if not isinstance(value, str):
         return value
     return rewriter.read(value, type=TensorType.of(rewriter.gm.get_parameter(value)))
+
+
+def _are_images_large(operations: Sequence[LinearOp | None]) -> bool:
+    """Tell whether images, not kernels, are what convolutions read most of: the layout speeds up work on images."""
+    images = kernels = 0
+    for found in operations:
+        if found is not None and found.dims == 2:
+            batch, *sizes = _shape(found.value) or (0, 0)
+            images += max(batch, USUAL_BATCH) * math.prod(sizes)
+            kernels += math.prod(found.kernel_shape)
+    return images >= IMAGES_PER_KERNEL * kernels
 
 
 def _convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import functional as F
 
+SMALL = 8192
+"""Numbers in a tensor below which the calls of an own backward pass cost more than it saves."""
+
 
 def sees_plain_autograd() -> bool:
     """Tell whether nothing but plain autograd follows the operations that run now."""
@@ -109,6 +112,31 @@ def inner_product(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum()
 
 
+def squared_norm(x: Tensor) -> Tensor:
+    """Return the sum of squares, ``f32[]``, with no tensor of squares; its gradient is made in one pass."""
+    if not sees_plain_autograd():
+        return (x * x).sum()
+    result: Tensor = _SquaredNorm.apply(x)
+    return result
+
+
+class _SquaredNorm(Function):
+    """See ``squared_norm``."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return inner_product(x, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x: Tensor = ctx.saved_tensors[0]
+        return x * (2 * grad)
+
+
 # -- depthwise convolution -------------------------------------------------------------------------------------------
 
 
@@ -148,7 +176,7 @@ def _is_faster(x: Tensor, kernel: Tensor, padding: tuple[int, int], dilation: tu
     """Tell where the own backward pass wins: float32 on a CPU, whose stock kernel takes each tap by itself."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or kernel.dtype != torch.float32 or x.dim() != 4:
         return False
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not x.numel():
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or x.numel() < max(SMALL, 1):
         return False
     reach = zip(padding, dilation, kernel.shape[2:], strict=True)
     return all(pad <= step * (taps - 1) for pad, step, taps in reach) and sees_plain_autograd()

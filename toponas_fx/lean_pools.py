@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from toponas_fx import lean_ops
 from toponas_fx.lean_ops import inner_product, sees_plain_autograd
 
 
@@ -79,7 +80,7 @@ def scaled_avg_pool2d(
 
 def _has_faster_box(x: Tensor) -> bool:
     is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4 and x.shape[1] > 1
-    return is_plain and bool(x.numel()) and not torch.is_autocast_enabled("cpu")
+    return is_plain and x.numel() >= max(lean_ops.SMALL, 1) and not torch.is_autocast_enabled("cpu")
 
 
 class _Pool(Function):
@@ -105,7 +106,7 @@ class _ScaledPool(Function):
     @staticmethod
     def forward(x: Tensor, scale: Tensor, window: Window) -> Tensor:
         if _has_faster_box(x):
-            return _means(x, window) * scale
+            return _means(x, window, scale)
         return F.avg_pool2d(x, *window[:3], count_include_pad=window.counts_padding) * scale
 
     @staticmethod
@@ -126,12 +127,14 @@ class _ScaledPool(Function):
         return spread * scale if ctx.needs_input_grad[0] else None, to_scale, None
 
 
-def _means(x: Tensor, window: Window) -> Tensor:
-    """Pool as a depthwise convolution."""
+def _means(x: Tensor, window: Window, scale: Tensor | None = None) -> Tensor:
+    """Pool as a depthwise convolution, and multiply by a scale."""
     box = _box(x.shape[1], window.size, x.dtype)
+    if scale is not None:
+        box = box * scale
     pooled = F.conv2d(x, box, None, window.stride, window.padding, 1, x.shape[1])
     if not window.counts_padding and any(window.padding):
-        pooled = pooled * _border(window, x.shape[2], x.shape[3], x.dtype)
+        pooled *= _border(window, x.shape[2], x.shape[3], x.dtype)
     return pooled
 
 

@@ -15,8 +15,9 @@ from torch.autograd import Function
 from torch.nn import GroupNorm, Module
 from torch.nn import functional as F
 
+from toponas_fx import lean_ops
 from toponas_fx.errors import GuardFailure
-from toponas_fx.lean_ops import sees_plain_autograd, weighted_sum
+from toponas_fx.lean_ops import sees_plain_autograd, squared_norm, weighted_sum
 
 ZERO_WEIGHT = 1e-12
 """A group weight below this counts as zero (DESIGN, the group weight); squared, the floor of kernel norms."""
@@ -46,7 +47,7 @@ def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float]
 def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
     """Tell whether terms are tensors of one shape, and weights scalars, of one dtype."""
     first = terms[0]
-    if type(first) is not Tensor or not first.is_floating_point():
+    if type(first) is not Tensor or not first.is_floating_point() or first.numel() < lean_ops.SMALL:
         return False
     kind = first.dtype, first.shape, first.device
     if not all(type(term) is Tensor and (term.dtype, term.shape, term.device) == kind for term in terms):
@@ -142,8 +143,8 @@ def kernel_scale(kernel: Tensor, per: str = "kernel") -> Tensor:
         ``f32[]``, or ``f32[O,1,1...]`` per filter.
     """
     per_filter = per == "filter"
-    squares = kernel * kernel  # f32[O,I,k...]
-    total = squares.sum(dim=tuple(range(1, kernel.dim())), keepdim=True) if per_filter else squares.sum()
+    dims = tuple(range(1, kernel.dim()))
+    total = (kernel * kernel).sum(dim=dims, keepdim=True) if per_filter else squared_norm(kernel)
     is_zero = total.detach() < ZERO_WEIGHT**2
     safe = torch.where(is_zero, torch.ones_like(total), total)
     return safe.rsqrt() if per_filter else safe.rsqrt() * math.sqrt(kernel.shape[0])
