@@ -11,7 +11,7 @@ from torch import fx
 
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Semantics
-from toponas_fx.passes import DEFAULT_PASSES
+from toponas_fx.passes import DEFAULT_PASSES, FoldWeights
 from toponas_fx.rewriter import Rewriter
 
 
@@ -61,5 +61,7 @@ class Fail(SwapWeights):
 
 
 def add_pass(monkeypatch: pytest.MonkeyPatch, rule: Pass) -> None:
-    """Let ``simplify`` run one more rule after its default ones."""
-    monkeypatch.setattr(sys.modules["toponas_fx.simplify"], "DEFAULT_PASSES", (*DEFAULT_PASSES, rule))
+    """Let ``simplify`` run one more rule among its default ones, while terms have their weights still."""
+    place = next(index for index, entry in enumerate(DEFAULT_PASSES) if isinstance(entry, FoldWeights))
+    passes = (*DEFAULT_PASSES[:place], rule, *DEFAULT_PASSES[place:])
+    monkeypatch.setattr(sys.modules["toponas_fx.simplify"], "DEFAULT_PASSES", passes)
