@@ -9,7 +9,7 @@ Shapes: N images or cells (by context), C channels, H and W the image's sides, E
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -87,9 +87,11 @@ class MixedOp(nn.Module):
 class SearchCell(nn.Module):
     """Four nodes, each the sum of its edges from all earlier nodes; the last node is the output."""
 
+    mixed_op: ClassVar[type[MixedOp]] = MixedOp
+
     def __init__(self, C: int, affine: bool, track_running_stats: bool, conv_bias: bool) -> None:
         super().__init__()
-        self.edges = nn.ModuleDict({edge: MixedOp(C, affine, track_running_stats, conv_bias) for edge in EDGES})
+        self.edges = nn.ModuleDict({edge: self.mixed_op(C, affine, track_running_stats, conv_bias) for edge in EDGES})
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map f32[N,C,H,W] to the same shape; weights is f32[E,O], a row an edge in the order of `EDGES`."""
@@ -107,6 +109,8 @@ class NASBench201Supernet(nn.Module):
         alphas: the architecture weights before the softmax, f32[E,O], shared by all cells.
         config: the constructor's arguments, from which `new` makes another network.
     """
+
+    cell: ClassVar[type[SearchCell]] = SearchCell
 
     def __init__(
         self,
@@ -155,7 +159,7 @@ class NASBench201Supernet(nn.Module):
             if stage > 0:
                 self.cells.append(ResidualReduction(C_stage // 2, C_stage))
             for _ in range(N):
-                self.cells.append(SearchCell(C_stage, affine, track_running_stats, conv_bias))
+                self.cells.append(self.cell(C_stage, affine, track_running_stats, conv_bias))
         self.lastact = nn.Sequential(nn.BatchNorm2d(4 * C), nn.ReLU())
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(4 * C, num_classes)
