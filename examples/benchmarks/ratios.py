@@ -14,25 +14,23 @@ import copy
 import json
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples' folder, for the supernets in it
 import toponas_fx
+from benchmarks.steps import Batch, seeded_saved_bytes, step_seconds
+from benchmarks.tables import Table
 from supernets.darts import DARTSSupernet
 from supernets.gdas import GDASSupernet
 from supernets.mobile import MobileSupernet
 from supernets.nasbench201 import NASBench201Supernet
 from supernets.pcdarts import PCDARTSSupernet
-from toponas_fx.costs import saved_bytes
 
 IMAGE_SIZE = 32
 SPACES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # with the images of a batch, and steps to warm up
@@ -67,16 +65,16 @@ class Ratios:
 
 def measure(space: str, repeats: int, mode: str) -> Ratios:
     """Measure one space; a pair of steps draws the same random numbers."""
-    make, batch, warm_up = SPACES[space]
+    make, size, warm_up = SPACES[space]
     torch.manual_seed(0)
     original = make()
-    images, targets = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE), torch.randint(10, (batch,))
+    batch = Batch.random(size, IMAGE_SIZE)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        models = (original, toponas_fx.simplify(copy.deepcopy(original), images, mode=mode))
+        models = (original, toponas_fx.simplify(copy.deepcopy(original), batch.images, mode=mode))
         steps = range(warm_up + repeats)
-        pairs = [[step_seconds(model, images, targets, seed) for model in models] for seed in steps][warm_up:]
-        sizes = [seeded_saved_bytes(model, images) for model in models]
+        pairs = [[step_seconds(model, batch, seed) for model in models] for seed in steps][warm_up:]
+        sizes = [seeded_saved_bytes(model, batch.images) for model in models]
     before, after = models[1].report.before, models[1].report.after
     return Ratios(
         time=statistics.median(simplified / plain for plain, simplified in pairs),
@@ -86,21 +84,6 @@ def measure(space: str, repeats: int, mode: str) -> Ratios:
         norms=(before.norms, after.norms),
         notes=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
     )
-
-
-def seeded_saved_bytes(model: nn.Module, images: Tensor) -> int:
-    """Return what a forward pass on images, f32[N,3,H,W], saves, with the same random numbers for each model."""
-    torch.manual_seed(0)
-    return saved_bytes(model, images)
-
-
-def step_seconds(model: nn.Module, images: Tensor, targets: Tensor, seed: int) -> float:
-    """Return how long a step takes: images f32[N,3,H,W], targets i64[N]."""
-    model.zero_grad()
-    torch.manual_seed(seed)
-    start = time.perf_counter()
-    model._loss(images, targets).backward()
-    return time.perf_counter() - start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,17 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     found = {space: measure(space, args.repeats, args.mode) for space in args.space}
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    table = Table(title=f"Simplified over original, mode {args.mode}, {torch.get_num_threads()} threads")
-    table.add_column("supernet", no_wrap=True)
-    for column in ("original's\nstep", "step\ntime", "saved for\nbackward", "convolutions", "norms"):
-        table.add_column(column, justify="right", no_wrap=True)
+    title = f"Simplified over original, mode {args.mode}, {torch.get_num_threads()} threads"
+    columns = ["supernet", "original's\nstep", "step\ntime", "saved for\nbackward", "convolutions", "norms"]
+    table = Table(title, columns, [])
     for space, r in found.items():
         counts = (f"{old} → {new}" if old else "as written" for old, new in (r.convolutions, r.norms))
-        table.add_row(space, f"{r.milliseconds:.0f} ms", f"{r.time:.2f}", f"{r.saved:.2f}", *counts)
-    console.print(table)
-    for space, note in ((space, note) for space, r in found.items() for note in r.notes):
-        console.print(f"note on {space}: {note}", markup=False, highlight=False)
+        table.rows.append([space, f"{r.milliseconds:.0f} ms", f"{r.time:.2f}", f"{r.saved:.2f}", *counts])
+    table.notes = [f"note on {space}: {note}" for space, r in found.items() for note in r.notes]
+    table.show()
     if args.json:
         contents = {"mode": args.mode, "ratios": {space: asdict(r) for space, r in found.items()}}
         args.json.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")

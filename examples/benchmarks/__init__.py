@@ -1,0 +1,1 @@
+"""Benchmarks of the example supernets, run as scripts."""
