@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from typing import Any
 
@@ -105,3 +106,62 @@ def test_weights_that_do_not_match_the_candidates_are_named(candidates: int, cou
     fast = toponas_fx.simplify(model, image())
     assert any(said in note for note in fast.report.notes), fast.report.notes
     assert_runs_like(toponas_fx.simplify(model, image(), mode="exact"), model, image())
+
+
+def write(m: Any, x: Tensor) -> Tensor:
+    m.last = x
+    return m.layer(x)
+
+
+def append(m: Any, x: Tensor) -> Tensor:
+    m.seen.append(1)
+    return m.layer(x) * len(m.seen)
+
+
+def seed(m: Any, x: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return m.layer(x)
+
+
+def rebind(m: Any, x: Tensor) -> Tensor:
+    out = m.layer(x)
+    out.data = out.data * 2
+    return out
+
+
+CANNOT: dict[str, tuple[Any, str, str]] = {
+    "write": (write, "forward writes the attribute `last` of the model", "keep a buffer"),
+    "append": (append, "changes state in place: `the model.seen`", "do it outside forward"),
+    "draw": (lambda m, x: m.layer(x) * random.random(), "Python's random generator is used", "draw with torch.rand"),
+    "numpy": (lambda m, x: m.layer(x) * float(x.detach().numpy().max()), "handed to numpy", "torch's own functions"),
+    "rebind": (rebind, "a property of a tensor (.data, .grad, .requires_grad) is assigned", "torch's own functions"),
+    "seed": (seed, "torch's random generator is seeded", "do it before the call"),
+    "vmap": (lambda m, x: torch.vmap(m.layer)(x), "torch.vmap() hides", "write the dimension out"),
+    "lend": (lambda m, x: torch.func.functional_call(m.layer, {}, x), "functional_call() lends", "torch.nn.functional"),
+    "hold": (lambda m, x: {m.layer(x)}, "forward returns, a set", "keep to tensors"),
+    "foreign": (lambda m, x: m.layer(x) + FOREIGN[0], "comes neither from the model", "keep it as a buffer"),
+}  # fmt: skip
+FOREIGN = (torch.ones(6),)
+
+
+@pytest.mark.parametrize("way", CANNOT)
+def test_what_cannot_be_captured_is_placed_named_and_leaves_no_trace(way: str) -> None:
+    """The warning says where, what was met and what to do; the model is as it was, and its forward runs as written."""
+    body, met, advice = CANNOT[way]
+    model = type("Odd", (nn.Module,), {"forward": body})()
+    model.layer, model.seen, model.last = nn.Linear(6, 6), [], None
+    before = [tensor.clone() for _, tensor in model_tensors(model)]
+    kind, states = type(model), (torch.get_rng_state(), random.getstate())
+    names = [(sorted(vars(module)), len(module._forward_hooks)) for module in model.modules()]
+    with pytest.warns(UserWarning, match=re.escape(met)) as caught:
+        fast = toponas_fx.simplify(model, image().float())
+    for warning in caught:
+        assert re.search(r"runs as its user wrote it: \S*test_bad_input\.py:\d+: ", str(warning.message))
+        assert advice in str(warning.message)
+    assert type(model) is kind
+    assert (model.seen, model.last) == ([], None)
+    assert [(sorted(vars(module)), len(module._forward_hooks)) for module in model.modules()] == names
+    assert all(torch.equal(a, b) for a, (_, b) in zip(before, model_tensors(model), strict=True))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert type(fast(image().float())) is type(model(image().float()))

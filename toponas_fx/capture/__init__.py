@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
 from toponas_fx.capture.code_state import CodeWatcher
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
@@ -91,14 +92,15 @@ def _capture(
             raise code.failure
         recorder.add_output(value)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
-            raise CaptureError("forward changes a list or dict that it is given", _location(forward))
+            raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
         change = recorder.guards.first_change(tree)
         if change is not None:
             raise CaptureError(
-                f"forward changes state in place: {change.sentence} when it was first read", change.where
+                f"forward changes state in place: {change.sentence} when it was first read; {WRITE}",
+                change.where,
             )
         if any(id(tensor) not in recorder.known_tensors for _, tensor in model_tensors(root)):
-            raise CaptureError("forward puts a new tensor into the model", _location(forward))
+            raise CaptureError(f"forward puts a new tensor into the model; {REGISTER}", _location(forward))
     return Capture(recorder.graph, recorder.guards, tuple(recorder.entered), _fingerprint(recorder))
 
 

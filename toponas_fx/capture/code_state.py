@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.stateless import _functional_call
 from torch.utils import checkpoint
 
+from toponas_fx.capture.advice import LEND, SEED, VMAP
 from toponas_fx.capture.frozen import freeze
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
@@ -34,9 +35,10 @@ _REFUSED = {
     id(inspect.unwrap(function).__code__): sentence
     for function, sentence in (
         (checkpoint.checkpoint, "checkpoint() runs a part twice; drop it here, a simplified model stores less anyway"),
-        (_functional_call, "functional_call() lends a module other parameters; a graph reads the module's own"),
-        (torch.manual_seed, "torch's random generator is seeded inside forward; a graph cannot repeat that"),
-        (torch.set_rng_state, "torch's random generator is set inside forward; a graph cannot repeat that"),
+        (_functional_call, LEND),
+        (torch.vmap, VMAP),
+        (torch.manual_seed, f"torch's random generator is seeded inside forward; {SEED}"),
+        (torch.set_rng_state, f"torch's random generator is set inside forward; {SEED}"),
     )
 }
 """Functions of torch that work behind the recorder's back."""

@@ -14,6 +14,7 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from toponas_fx import ops
+from toponas_fx.capture.advice import DRAW, HOLD, MAKE, REPEAT, SWITCH, WRITE
 from toponas_fx.capture.frozen import MISSING, freeze
 from toponas_fx.capture.functions import FORBIDDEN, METADATA, canonical, name_of
 from toponas_fx.capture.guards import StateGuards
@@ -103,7 +104,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         with self._paused():
             if name in FORBIDDEN:
-                raise self._values.fail(f"{FORBIDDEN[name]} inside forward; a graph cannot repeat that")
+                raise self._values.fail(f"{FORBIDDEN[name]} inside forward; {REPEAT}")
             if name in ("shape", "size", "numel", "nelement", "__len__"):
                 return self._size(func, name, args, kwargs)
             return self._call(*canonical(func, args, kwargs), kwargs, lambda: func(*args, **kwargs))
@@ -131,7 +132,7 @@ class Recorder(TorchFunctionMode):
         """Record a module with hooks as one opaque node, which runs them each time."""
         path = self._paths.get(id(module))
         if path is None:
-            raise self._values.fail("a module with hooks that is not part of the model runs inside forward")
+            raise self._values.fail(f"a module with hooks runs that is not part of the model; {MAKE}")
         with self._paused():
             for inner, member in module.named_modules():
                 self.entered[f"{path}.{inner}" if inner else path] = None
@@ -175,7 +176,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, bool | int | float | complex | list | tuple):
             self._guard(node, value)
             return value
-        raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, which a graph cannot hold")
+        raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, {HOLD}")
 
     # -- sizes -------------------------------------------------------------------------------------------------------
 
@@ -243,20 +244,20 @@ class Recorder(TorchFunctionMode):
         if value and isinstance(value[0], Tensor) and any(table.get(name) is value[0] for table in tables):
             return
         if id(module) in self._paths:
-            path = self._paths[id(module)]
-            raise self._values.fail(f"forward writes the attribute `{name}` of {f'`{path}`' if path else 'the model'}")
+            owner = f"`{self._paths[id(module)]}`" if self._paths[id(module)] else "the model"
+            raise self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
 
     def _check_modes(self) -> None:
         for name, before, now in zip(_MODES, self._modes, _modes(), strict=True):
             if now != before:
-                raise self._values.fail(f"{name} is switched inside forward; a graph cannot repeat that")
+                raise self._values.fail(f"{name} is switched inside forward; {SWITCH}")
         if self._finds_draws:
             self._check_generators(" before this line")
 
     def _check_generators(self, place: str) -> None:
         for name, before, now in zip(("Python", "numpy"), self._generators, foreign_generators(), strict=True):
             if now != before and before is not None:
-                sentence = f"{name}'s random generator is used{place}; a graph repeats only torch's"
+                sentence = f"{name}'s random generator is used{place}; {DRAW}"
                 raise self._values.fail(ForeignDrawError(sentence, user_location()))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.capture.advice import HOLD
 from toponas_fx.capture.owners import TensorPath, model_tensors
 from toponas_fx.capture.sizes import RecordedInt
 from toponas_fx.errors import CaptureError
@@ -101,7 +102,7 @@ class ValueTable:
         if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):
             return value.item()
         kind = type(value).__qualname__
-        raise self.fail(f"a torch call takes, or forward returns, a {kind}, which a graph cannot hold")
+        raise self.fail(f"a torch call takes, or forward returns, a {kind}, {HOLD}")
 
     def _detached(self, tensor: Tensor, node: fx.Node) -> fx.Node:
         """Emit the node that says what no rule may forget: no gradient goes back to where this value was made."""
