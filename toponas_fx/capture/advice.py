@@ -1,0 +1,13 @@
+"""What to do where a capture met what a graph cannot repeat; each ends a sentence that says what that was."""
+
+DRAW = "a graph repeats only torch's, so draw with torch.rand or the like"
+HOLD = "which a graph cannot hold; keep to tensors, numbers and plain containers of them"
+LEND = "functional_call() lends a module other parameters than a graph reads; call torch.nn.functional with them"
+MAKE = "make it in the constructor"
+REGISTER = "register a buffer and change that in place"
+REPEAT = "a graph cannot repeat that; use torch's own functions, or do it outside forward"
+RETURN = "return a new one"
+SEED = "a graph cannot repeat that; do it before the call"
+SWITCH = "a graph cannot repeat that; switch it around the call of the model"
+VMAP = "torch.vmap() hides from a capture what it runs; write the dimension out"
+WRITE = "that is no part of a graph: do it outside forward, or keep a buffer that is changed in place"
