@@ -27,8 +27,8 @@ and the backward passes of convolutions, read memory in order. Tensors leave in 
 Refuses:
 
 1. the layout where something depends on how images lie in memory: a ``view`` of one, a stride that is read, code that
-   is unknown (a module with hooks, a ``torch.autograd.Function``), where nothing convolves an input, or where kernels,
-   not images, are what convolutions read most of;
+   is unknown (a module with hooks, a ``torch.autograd.Function``), numbers drawn for each pixel; where nothing
+   convolves an input, or where kernels, not images, are what convolutions read most of;
 2. convolutions that are not depthwise; poolings that round sizes up or divide by a number of their own.
 """
 
@@ -46,7 +46,7 @@ from toponas_fx import lean_ops, lean_pools, ops
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.pools import AvgPool, avg_pool
-from toponas_fx.purity import is_hooked
+from toponas_fx.purity import is_hooked, is_random
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
 
@@ -201,6 +201,8 @@ def _convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:
 
 def _why_not(gm: fx.GraphModule, node: fx.Node) -> str | None:
     """Return why a node would notice the layout, or None."""
+    if is_random(gm, node) and all(any(_is_image(_shape(n)) for n in part) for part in ([node], node.all_input_nodes)):
+        return "numbers are drawn for an image in the order in which it lies in memory"
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
         is_known = type(module).__module__.startswith("torch.nn.modules") and not is_hooked(module)
@@ -220,9 +222,12 @@ def _is_fragile_view(node: fx.Node) -> bool:
         return False
     viewed: Any = node.args[0]
     before, after = _shape(viewed), _shape(node)
-    is_image = len(before) > 3 and any(size > 1 for size in before[2:])
     splits_channels = after[:1] == before[:1] and len(after) > 3 and after[-2:] == before[-2:] and len(before) == 4
-    return is_image and not splits_channels and viewed.target != "contiguous"
+    return _is_image(before) and not splits_channels and viewed.target != "contiguous"
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 3 and any(size > 1 for size in shape[2:])
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

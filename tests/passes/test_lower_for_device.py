@@ -102,7 +102,17 @@ def strided(self, x):
     return value.as_strided((2, 2), (6, 1))
 
 
+def dropped(self, x):
+    return F.dropout(self.conv(x), 0.5)
+
+
+def noisy(self, x):
+    value = self.conv(x)
+    return value + torch.empty_like(value).normal_()
+
+
 REFUSED = {
+    "numbers are drawn for an image in the order": (dropped, noisy),
     "a view of an image": (flat, merged),
     "`as_strided` depends on how": (strided,),
 }
@@ -111,6 +121,23 @@ REFUSED = {
 @pytest.mark.parametrize(("reason", "way"), [(reason, way) for reason, ways in REFUSED.items() for way in ways])
 def test_keeps_the_layout(reason, way):
     check_keeps(LowerForDevice(), Net(way, conv=nn.Conv2d(4, 4, 1)), X, reason)
+
+
+def test_dropout_drops_the_same_pixels_and_whole_images_are_dropped_in_any_layout():
+    def by_image(self, x):
+        mask = x.new_empty(x.size(0), 1, 1, 1).bernoulli_(0.5)
+        return self.conv(x) * mask + torch.bernoulli(x.mean((2, 3)).sigmoid()).sum()
+
+    nets = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Dropout(0.5)), Net(by_image, conv=nn.Conv2d(4, 4, 1))
+    for net, has_layout in zip(nets, (False, True), strict=True):
+        fast = toponas_fx.simplify(net, X, passes=(LowerForDevice(),)).train()
+        assert bool(lines_of(fast, "channels_last")) == has_layout
+        outputs = []
+        for model in (fast, net):
+            torch.manual_seed(0)
+            outputs.append(model(X))
+        assert torch.allclose(*outputs, rtol=1e-5, atol=1e-5)
+        assert lines_of(fast.eval(), "channels_last")
 
 
 def test_keeps_the_layout_around_unknown_code():
