@@ -36,7 +36,8 @@ LAYERS = (
 )
 """A file imports from its own layer and from those above; new files are placed here by hand."""
 
-FOR_PASSES = {"pass_contract", "rewriter", "passes", "errors", "tensor_type", "sharing", "ops", "lean_ops", "lean_pools", "batched_ops", *ANALYSES}
+OWN_OPS = {"ops", "lean_ops", "lean_pools", "batched_ops"}
+FOR_PASSES = {"pass_contract", "rewriter", "passes", "errors", "tensor_type", "sharing", *OWN_OPS, *ANALYSES}
 CHANGES_GRAPHS = {"rewriter.py", "graph_pickle.py", "capture"}
 CHANGING_CALLS = {
     *("create_node", "call_function", "call_module", "call_method", "get_attr", "placeholder", "output"),
