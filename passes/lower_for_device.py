@@ -45,13 +45,13 @@ from torch import Tensor, fx, nn
 from toponas_fx import lean_ops, lean_pools, ops
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.passes.fold_weights import USUAL_BATCH
 from toponas_fx.pools import AvgPool, avg_pool
 from toponas_fx.purity import is_hooked, is_random
 from toponas_fx.rewriter import Rewriter
+from toponas_fx.stacks import shape_of
 from toponas_fx.tensor_type import TensorType
 
-USUAL_BATCH = 16
-"""Images that a search has in a batch at least, whatever the example had."""
 IMAGES_PER_KERNEL = 4
 """Numbers in images, for each one in a kernel, from which on the layout pays."""
 _READS_LAYOUT = ("as_strided", "stride", "is_contiguous", "data_ptr", "storage", "untyped_storage", "storage_offset")
@@ -152,7 +152,7 @@ class LowerForDevice(Pass):
             for reader in readers:
                 rewriter.redirect(reader, node, fresh)
         (output,) = (node for node in rewriter.gm.graph.nodes if node.op == "output")
-        for node in [node for node in output.all_input_nodes if len(_shape(node)) > 3]:
+        for node in [node for node in output.all_input_nodes if len(shape_of(node)) > 3]:
             with rewriter.before(output, node):
                 fresh = rewriter.call_function(ops.standard_layout, (node,), type=node.meta["type"])
             rewriter.redirect(output, node, fresh)
@@ -184,7 +184,7 @@ def _are_images_large(operations: Sequence[LinearOp | None]) -> bool:
     images = kernels = 0
     for found in operations:
         if found is not None and found.dims == 2:
-            batch, *sizes = _shape(found.value) or (0, 0)
+            batch, *sizes = shape_of(found.value) or (0, 0)
             images += max(batch, USUAL_BATCH) * math.prod(sizes)
             kernels += math.prod(found.kernel_shape)
     return images >= IMAGES_PER_KERNEL * kernels
@@ -193,7 +193,7 @@ def _are_images_large(operations: Sequence[LinearOp | None]) -> bool:
 def _convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:
     """Yield the inputs that are images and that a convolution reads, unless they are converted already."""
     for node in gm.graph.nodes:
-        if node.op == "placeholder" and len(_shape(node)) == 4 and not node.meta.get("mutates"):
+        if node.op == "placeholder" and len(shape_of(node)) == 4 and not node.meta.get("mutates"):
             found = [linear_op(gm, user) for user in node.users]
             if any(operation is not None and operation.dims == 2 for operation in found):
                 yield node
@@ -201,7 +201,9 @@ def _convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:
 
 def _why_not(gm: fx.GraphModule, node: fx.Node) -> str | None:
     """Return why a node would notice the layout, or None."""
-    if is_random(gm, node) and all(any(_is_image(_shape(n)) for n in part) for part in ([node], node.all_input_nodes)):
+    if is_random(gm, node) and all(
+        any(_is_image(shape_of(n)) for n in part) for part in ([node], node.all_input_nodes)
+    ):
         return "numbers are drawn for an image in the order in which it lies in memory"
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
@@ -221,18 +223,13 @@ def _is_fragile_view(node: fx.Node) -> bool:
     if node.target not in ("view", "view_as"):
         return False
     viewed: Any = node.args[0]
-    before, after = _shape(viewed), _shape(node)
+    before, after = shape_of(viewed), shape_of(node)
     splits_channels = after[:1] == before[:1] and len(after) > 3 and after[-2:] == before[-2:] and len(before) == 4
     return _is_image(before) and not splits_channels and viewed.target != "contiguous"
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) > 3 and any(size > 1 for size in shape[2:])
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    known = node.meta.get("type")
-    return () if known is None else tuple(known.shape)
 
 
 def example() -> tuple[nn.Module, Tensor]:

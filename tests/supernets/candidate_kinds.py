@@ -8,30 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from candidate_chains import _Chains
 from exactness import image
 from idiom import C, Expected, Idiom, Zero, conv, mix, parameter
 
 
-class _Kinds(Idiom):
-    """Two edges in a row; a subclass makes the candidates of one."""
-
-    expected: ClassVar[Expected | None] = Expected(2, (4, 2), (4, 2))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.edges = nn.ModuleList(nn.ModuleList(self.make()) for _ in range(2))
-        self.alphas = parameter(2, len(self.edges[0]))  # type: ignore[arg-type]
-
-    def make(self) -> list[nn.Module]:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        for w, ops in zip(self.alphas.softmax(-1), self.edges, strict=True):
-            x = mix(w, ops, x)
-        return x
-
-
-class Linears(_Kinds):
+class Linears(_Chains):
     """Linear layers of different ranks on features, a norm after each."""
 
     expected = Expected(2, (0, 0), (4, 2))
@@ -53,7 +35,7 @@ class BareLinears(Linears):
         return [nn.Linear(C, C), nn.Identity(), nn.Linear(C, C)]
 
 
-class Sequences(_Kinds):
+class Sequences(_Chains):
     """``Conv1d`` and ``BatchNorm1d`` over sequences."""
 
     def make(self) -> list[nn.Module]:
@@ -67,7 +49,7 @@ class Sequences(_Kinds):
         return (image(batch, C).flatten(2),)
 
 
-class Volumes(_Kinds):
+class Volumes(_Chains):
     """``Conv3d`` and ``BatchNorm3d`` (medical images)."""
 
     def make(self) -> list[nn.Module]:
@@ -100,7 +82,7 @@ class InvertedResidual(nn.Module):
         return out + x
 
 
-class InvertedResiduals(_Kinds):
+class InvertedResiduals(_Chains):
     """Inverted residual blocks of two expansions and two kernels (ProxylessNAS, FBNet)."""
 
     expected = Expected(2, (18, 12), (18, 10))
@@ -133,7 +115,7 @@ class SqueezeExcite(nn.Module):
         return out * self.gate(out)
 
 
-class SqueezeExcites(_Kinds):
+class SqueezeExcites(_Chains):
     """Blocks with squeeze-and-excitation among the candidates; what a gate multiplies is no chain."""
 
     expected = Expected(2, (10, 8), (6, 4))
@@ -142,7 +124,7 @@ class SqueezeExcites(_Kinds):
         return [conv(1), conv(3), SqueezeExcite(3), nn.Identity()]
 
 
-class Asymmetric(_Kinds):
+class Asymmetric(_Chains):
     """1x3 then 3x1 beside 3x3 and 1x1 (NASP, PNAS)."""
 
     expected = Expected(2, (8, 6), (6, 2))
