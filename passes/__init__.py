@@ -14,6 +14,7 @@ from toponas_fx.passes.fold_weights import FoldWeights
 from toponas_fx.passes.lower_for_device import LowerForDevice
 from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
+from toponas_fx.passes.recompute import Recompute
 from toponas_fx.passes.share_modules import ShareModules
 from toponas_fx.passes.share_prefixes import SharePrefixes
 from toponas_fx.passes.unstack_sums import UnstackSums
@@ -31,6 +32,7 @@ __all__ = [
     "LowerForDevice",
     "MergeKernels",
     "NormalizeKernels",
+    "Recompute",
     "ShareModules",
     "SharePrefixes",
     "UnstackSums",

@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 from torch.utils import flop_counter
 
-from toponas_fx import ops
+from toponas_fx import ops, recomputing
 from toponas_fx.lean_ops import depthwise_conv2d
 from toponas_fx.lean_pools import avg_pool2d, scaled_avg_pool2d
 
@@ -107,8 +107,9 @@ def _find_functions() -> dict[Hashable, _Family]:
                 getattr(space, spelling, None) for space in (F, torch, torch.Tensor) for spelling in (name, f"{name}_")
             ]
             found.update((function, family) for function in spellings if function is not None)
-    own = {avg_pool2d: _POOLINGS, scaled_avg_pool2d: _POOLINGS, ops.scaled_norm: _NORMS}
-    return {**found, **own, depthwise_conv2d: _CONVOLUTIONS}  # type: ignore[dict-item]
+    own = {ops.scaled_norm: _NORMS, depthwise_conv2d: _CONVOLUTIONS, recomputing.relu: _ACTIVATIONS}
+    pools = (avg_pool2d, scaled_avg_pool2d, recomputing.avg_pool2d, recomputing.max_pool2d)
+    return {**found, **own, **dict.fromkeys(pools, _POOLINGS)}  # type: ignore[dict-item]
 
 
 _FAMILY_OF_FUNCTION = _find_functions()
@@ -259,9 +260,7 @@ def _storage_key(tensor: torch.Tensor) -> tuple[tuple[Hashable, ...], int]:
     size = storage.nbytes()
     # A fake tensor has no memory, and torch warns when it is asked for the address.
     address = 0 if storage.device.type == "meta" else storage.data_ptr()
-    if address == 0:
-        return ("storage", storage._cdata), size
-    return (storage.device, address, size), size
+    return (("storage", storage._cdata) if address == 0 else (storage.device, address, size)), size
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Average poolings: reading a node as one."""
+"""Poolings: reading a node as one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -48,6 +49,29 @@ def avg_pool(gm: fx.GraphModule, node: Any) -> AvgPool | None:
     if size is None or stride is None or padding is None:
         return None
     return AvgPool(node, given["input"], Window(size, stride, padding, bool(given["count_include_pad"])))
+
+
+def max_pool(gm: fx.GraphModule, node: fx.Node) -> tuple[Any, ...] | None:
+    """Read a node as a maximum pooling of images; None for all else, and for one that returns where they were.
+
+    Returns:
+        Its input, size, stride, padding, dilation and whether it rounds sizes up, as torch's ``max_pool2d`` takes them.
+    """
+    if len(node.meta["type"].shape if "type" in node.meta else ()) != 4:
+        return None
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+        module = gm.get_submodule(str(node.target))
+        if type(module) is not nn.MaxPool2d or module.return_indices or is_hooked(module):
+            return None
+        return (node.args[0], *(getattr(module, name) for name in names))
+    if node.target not in (F.max_pool2d, torch.max_pool2d):
+        return None
+    given: dict[str, Any] = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
+    given |= dict(zip(("input", *names), node.args, strict=False)) | node.kwargs
+    if given.pop("return_indices", False) or not isinstance(given["input"], fx.Node):
+        return None
+    return (given["input"], *(given[name] for name in names))
 
 
 _NAMES = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import _format_target
 from torch.utils import _pytree as pytree
 
-from toponas_fx import ops
+from toponas_fx import ops, recomputing
 from toponas_fx.capture.frozen import Same, freeze
 from toponas_fx.capture.guards import Change, StateGuards
 from toponas_fx.capture.tree_index import TreeIndex
@@ -107,7 +107,8 @@ class Program:
         linecache.cache[filename] = (len(self.code), None, self.code.splitlines(keepends=True), filename)
         scope = dict(python.globals)
         exec(compile(self.code, filename, "exec"), scope)
-        self.run = scope["forward"]
+        keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
+        self.run = recomputing.keeping_inputs(scope["forward"]) if keeps_inputs else scope["forward"]
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
 

@@ -24,7 +24,7 @@ from toponas_fx.kernels import leave_layer, normalized_values, watch_layers
 from toponas_fx.mixtures import mixtures
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.pass_contract import Pass, Repeat, Semantics
-from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps, NormalizeKernels
+from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps, NormalizeKernels, Recompute
 from toponas_fx.pipeline import PassRecord
 from toponas_fx.program import Call
 from toponas_fx.report import Report, build_report, unused_notes
@@ -45,6 +45,7 @@ def simplify(
     mode: str = "share",
     passes: Sequence[Pass | Repeat] | None = None,
     normalize: str = "kernel",
+    recompute: bool = False,
 ) -> Any:
     """Return a model that computes a supernet with the work that its candidates repeat removed.
 
@@ -61,6 +62,8 @@ def simplify(
             those that share.
         normalize: ``"kernel"`` normalizes each differing kernel as a whole, ``"filter"`` each of its filters where
             a norm follows at once.
+        recompute: whether ReLU and poolings are computed again in the backward pass where that saves memory; the
+            function stays the same, no norm runs twice.
 
     Returns:
         The simplified model; ``fast.report`` says what was done and why not more.
@@ -71,7 +74,7 @@ def simplify(
         InputError: the example inputs do not fit forward, or none could be inferred.
         Exception: whatever the model's own forward raises, untouched.
     """
-    chosen = _checked_passes(model, mode, passes, normalize)
+    chosen = _checked_passes(model, mode, passes, normalize) + ((Recompute(),) if recompute else ())
     inputs = _inputs(model, example_inputs)
     fast = assemble(model, mode, chosen)
     fast._toponas.simplify_like = simplify_like

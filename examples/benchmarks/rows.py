@@ -63,6 +63,7 @@ class Row:
         label: for the table.
         network: of the space's.
         mode: of `simplify`, or None to leave the network as written.
+        recompute: likewise, of `simplify`.
         channels_last: whether images and kernels are in torch's channels-last layout.
         checkpointed: whether each cell's inside is computed again in the backward pass instead of stored.
         compiled: whether `torch.compile` takes the model.
@@ -72,6 +73,7 @@ class Row:
     label: str
     network: str = "supernet"
     mode: str | None = None
+    recompute: bool = False
     channels_last: bool = False
     checkpointed: bool = False
     compiled: bool = False
@@ -105,6 +107,7 @@ class Space:
             Row(CHANNELS_LAST, "untouched, channels-last", channels_last=True),
             Row("exact", 'mode="exact"', mode="exact"),
             Row("share", 'mode="share"', mode="share"),
+            Row("share-recompute", 'mode="share", recompute=True', mode="share", recompute=True),
             Row("checkpointed", "untouched, cells checkpointed", checkpointed=True),
             Row("partial", "partial channels, K=4", "partial"),
             Row("partial-share", 'partial channels, K=4, mode="share"', "partial", mode="share"),
@@ -113,7 +116,7 @@ class Space:
             label = name.replace("single-", "single path, ")
             rows.append(Row(name, label, name))
             rows.append(Row(f"{name}-channels-last", f"{label}, channels-last", name, channels_last=True))
-        uncompiled = ("checkpointed", "partial", "partial-share")
+        uncompiled = ("share-recompute", "checkpointed", "partial", "partial-share")
         compiled = [row for row in rows if row.name not in uncompiled]
         return rows + [
             replace(row, name=row.name + COMPILED, label=f"{row.label}, compiled", compiled=True) for row in compiled
@@ -183,7 +186,7 @@ def prepare(row: Row, size: Size) -> Prepared:
         model.to(memory_format=torch.channels_last)
     if row.checkpointed:
         _checkpoint_cells(model)
-    ready = Prepared(model, batch) if row.mode is None else _simplify(model, batch, row.mode)
+    ready = Prepared(model, batch) if row.mode is None else _simplify(model, batch, row)
     if row.compiled:
         # torch assumes static sizes for the first model that it sees, and only for the first of a class: ask for them,
         # or else every later row is handed slower code than it would get alone.
@@ -232,10 +235,10 @@ def _checkpoint_cells(model: nn.Module) -> None:
         cell.forward = functools.partial(checkpoint, cell.forward, use_reentrant=False)
 
 
-def _simplify(model: nn.Module, batch: Batch, mode: str) -> Prepared:
+def _simplify(model: nn.Module, batch: Batch, row: Row) -> Prepared:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()
-        fast: Any = toponas_fx.simplify(model, batch.images, mode=mode)
+        fast: Any = toponas_fx.simplify(model, batch.images, mode=row.mode, recompute=row.recompute)
         seconds = time.perf_counter() - start
     return Prepared(fast, batch, seconds, tuple(dict.fromkeys(str(warning.message) for warning in caught)))
