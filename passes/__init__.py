@@ -11,6 +11,7 @@ from toponas_fx.passes.drop_zero_candidates import DropZeroCandidates
 from toponas_fx.passes.eliminate_dead_code import EliminateDeadCode
 from toponas_fx.passes.float_modules import FloatModules
 from toponas_fx.passes.fold_weights import FoldWeights
+from toponas_fx.passes.fuse_siblings import FuseSiblings
 from toponas_fx.passes.lower_for_device import LowerForDevice
 from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
@@ -29,6 +30,7 @@ __all__ = [
     "EliminateDeadCode",
     "FloatModules",
     "FoldWeights",
+    "FuseSiblings",
     "LowerForDevice",
     "MergeKernels",
     "NormalizeKernels",

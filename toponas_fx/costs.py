@@ -23,6 +23,7 @@ from torch.utils import flop_counter
 from toponas_fx import ops, recomputing
 from toponas_fx.lean_ops import depthwise_conv2d
 from toponas_fx.lean_pools import avg_pool2d, scaled_avg_pool2d
+from toponas_fx.stacked_norm import stacked_norm
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _find_functions() -> dict[Hashable, _Family]:
             found.update((function, family) for function in spellings if function is not None)
     own = {ops.scaled_norm: _NORMS, depthwise_conv2d: _CONVOLUTIONS, recomputing.relu: _ACTIVATIONS}
     pools = (avg_pool2d, scaled_avg_pool2d, recomputing.avg_pool2d, recomputing.max_pool2d)
-    return {**found, **own, **dict.fromkeys(pools, _POOLINGS)}  # type: ignore[dict-item]
+    return {**found, **own, stacked_norm: _NORMS, **dict.fromkeys(pools, _POOLINGS)}  # type: ignore[dict-item]
 
 
 _FAMILY_OF_FUNCTION = _find_functions()

@@ -9,6 +9,7 @@ from torch import fx
 from toponas_fx import ops
 from toponas_fx.lean_pools import avg_pool2d, scaled_avg_pool2d
 from toponas_fx.linear_ops import linear_op
+from toponas_fx.stacked_norm import stacked_norm
 
 _SLIDING = ("torch.nn.modules.conv", "torch.nn.modules.pooling")
 
@@ -25,6 +26,8 @@ def label_of(gm: fx.GraphModule, node: fx.Node) -> str:
         return _geometry(name, sizes, channels, groups, option("dilation", 1), option("stride", 1))
     if node.target is ops.scaled_norm:
         return type(gm.get_submodule(str(node.args[1].target))).__name__  # type: ignore[union-attr]
+    if node.target is stacked_norm:
+        return type(gm.get_submodule(str(node.args[1][0].target))).__name__  # type: ignore[index,union-attr]
     if node.target in (avg_pool2d, scaled_avg_pool2d):
         size, stride = node.args[-4:-2]
         return _geometry("AvgPool2d", size, None, 1, 1, stride)  # type: ignore[arg-type]

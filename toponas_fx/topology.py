@@ -18,6 +18,7 @@ from toponas_fx import ops
 from toponas_fx.labels import label_of
 from toponas_fx.lean_pools import scaled_avg_pool2d
 from toponas_fx.mixtures import Mixture, is_mixed_sum, mixtures
+from toponas_fx.stacked_norm import stacked_norm
 
 _INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
 _NO_DATA = ("size", "numel", "dim", ops.guard)
@@ -247,6 +248,8 @@ def _folded_weight(term: Any) -> Any:
     target = getattr(term, "target", None)
     if target is ops.scaled_norm:
         return term.args[2]
+    if target is operator.getitem and term.args[0].target is stacked_norm:
+        return term.args[0].args[2][term.args[1]]
     return term.args[1] if target is scaled_avg_pool2d else None
 
 
