@@ -50,6 +50,7 @@ from toponas_fx.pools import avg_pool, max_pool
 from toponas_fx.purity import is_hooked
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.signatures import is_norm
+from toponas_fx.stacked_norm import stacked_norm
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _returned(graph: fx.Graph) -> list[fx.Node]:
 
 def _keeps(gm: fx.GraphModule, reader: fx.Node, value: fx.Node, cheap: set[fx.Node]) -> bool:
     """Tell whether a reader of a value keeps it for the backward pass, or would if it were computed again."""
-    if reader in cheap or reader.target in (lean_pools.scaled_avg_pool2d, ops.scaled_norm):
+    if reader in cheap or reader.target in (lean_pools.scaled_avg_pool2d, ops.scaled_norm, stacked_norm):
         return True
     if is_mixed_sum(reader):
         terms: Any = zip(reader.args[0], reader.args[1], strict=True)  # type: ignore[arg-type]
