@@ -127,8 +127,13 @@ class Alike:
 
 @dataclass(frozen=True)
 class BatchKernels(Pass):
-    """See the module's docstring."""
+    """See the module's docstring.
 
+    Attributes:
+        largest: numbers in a kernel that is worth gathering; 0 gathers none.
+    """
+
+    largest: int = LARGEST
     name: ClassVar[str] = "batch-kernels"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
 
@@ -146,7 +151,7 @@ class BatchKernels(Pass):
             is_free = is_free and node.meta.get("grad", True) == has_gradients
             if not is_free or node.meta.get("storage", -1) in written:
                 continue
-            key = _key(node)
+            key = _key(node, self.largest)
             levels[node] = above + (key is not None)
             barriers[node] = _last([barriers[parent] for parent in parents])
             if not is_pure(gm, node):
@@ -183,10 +188,10 @@ _BATCHED: dict[Any, Callable[..., Any]] = {
 }
 
 
-def _key(node: fx.Node) -> tuple[Any, ...] | None:
+def _key(node: fx.Node, largest: int) -> tuple[Any, ...] | None:
     """Return what alike operations agree in, the function first; None for other operations."""
     args: Any = node.args
-    if math.prod(getattr(_type(node), "shape", ())) > LARGEST:
+    if math.prod(getattr(_type(node), "shape", ())) > largest:
         return None
     if node.target is operator.mul:
         return (operator.mul, args[1].args[1], _type(args[0])) if _normalizes(node) else None

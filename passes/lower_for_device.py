@@ -111,20 +111,28 @@ class LowerForDevice(Pass):
     """See the module's docstring.
 
     Attributes:
-        layout: whether images may be brought to channels-last layout.
+        layout: whether images are brought to channels-last layout; where it is None, sizes decide.
+        depthwise: whether depthwise convolutions get a backward pass of their own.
+        pools: whether average poolings become convolutions with a box.
     """
 
-    layout: bool = True
+    layout: bool | None = None
+    depthwise: bool = True
+    pools: bool = True
     name: ClassVar[str] = "lower-for-device"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find depthwise convolutions, and whether the layout may change."""
         operations = [linear_op(gm, node) for node in gm.graph.nodes]
-        pools = [avg_pool(gm, node) for node in gm.graph.nodes]
-        matches: list[Any] = [Depthwise(found) for found in operations if found is not None and _is_depthwise(found)]
-        matches += [Pooling(found) for found in pools if found is not None]
-        inputs = tuple(_convolved_inputs(gm)) if self.layout and _are_images_large(operations) else ()
+        matches: list[Any] = []
+        if self.depthwise:
+            matches += [Depthwise(found) for found in operations if found is not None and _is_depthwise(found)]
+        if self.pools:
+            pools = [avg_pool(gm, node) for node in gm.graph.nodes]
+            matches += [Pooling(found) for found in pools if found is not None]
+        converts = _are_images_large(operations) if self.layout is None else self.layout
+        inputs = tuple(_convolved_inputs(gm)) if converts else ()
         if not inputs:
             return Plan(tuple(matches), ())
         for node in gm.graph.nodes:

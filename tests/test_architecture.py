@@ -27,6 +27,7 @@ LAYERS = (
     ("pipeline",),
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
     ("program", "state", "compiler", "sampling", "measure", "model", "running", "assembly", "unread"),
+    ("tuning", "tuning_cache"),
     ("simplify",),
     ("comparison", "precision", "weight_values"),
     ("vertices", "verdict"),

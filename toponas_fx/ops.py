@@ -234,14 +234,14 @@ def merge_biases(biases: Sequence[Tensor], weights: Sequence[Tensor | float]) ->
 
 def channels_last(x: Tensor) -> Tensor:
     """Return images in channels-last layout where that is faster: float32 on a CPU, ``f32[N,C,H,W]``."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4 or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4:
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def standard_layout(x: Tensor) -> Tensor:
     """Return images in the layout that torch makes them in, ``f32[N,C,...]``."""
-    return x if torch.compiler.is_compiling() else x.contiguous()
+    return x.contiguous()
 
 
 def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> None:

@@ -31,6 +31,7 @@ from toponas_fx.report import Report, build_report, unused_notes
 from toponas_fx.sampling import why_sampled
 from toponas_fx.topology import build_topology
 from toponas_fx.tree import copy_tree
+from toponas_fx.tuning import tune as measure_alternatives
 from toponas_fx.unread import unread_parameters
 
 MODES = ("share", "exact")
@@ -46,6 +47,7 @@ def simplify(
     passes: Sequence[Pass | Repeat] | None = None,
     normalize: str = "kernel",
     recompute: bool = False,
+    tune: bool = False,
 ) -> Any:
     """Return a model that computes a supernet with the work that its candidates repeat removed.
 
@@ -64,17 +66,23 @@ def simplify(
             a norm follows at once.
         recompute: whether ReLU and poolings are computed again in the backward pass where that saves memory; the
             function stays the same, no norm runs twice.
+        tune: whether exact alternatives (which kernels merge, the layout of images, what is fused, batched and
+            lowered; never what is shared) are measured with ``example_inputs``, in steps of this model on its device.
+            The fastest are kept, remembered by device, sizes and model, and printed. In mode ``"exact"`` a model that
+            the original outruns is left as written. Without it, sizes decide.
 
     Returns:
         The simplified model; ``fast.report`` says what was done and why not more.
 
     Raises:
         ArgumentError: ``model`` is no Module, is wrapped for parallel use or simplified already, uses a reserved
-            attribute name, or an option is unknown.
+            attribute name, or an option is unknown; ``tune`` without example inputs.
         InputError: the example inputs do not fit forward, or none could be inferred.
         Exception: whatever the model's own forward raises, untouched.
     """
     chosen = _checked_passes(model, mode, passes, normalize) + ((Recompute(),) if recompute else ())
+    if tune and example_inputs is None:
+        raise ArgumentError("tune=True measures steps: pass example_inputs of the size that the search has")
     inputs = _inputs(model, example_inputs)
     fast = assemble(model, mode, chosen)
     fast._toponas.simplify_like = simplify_like
@@ -89,11 +97,15 @@ def simplify(
         before = raw or before
         fast._toponas.sharing.is_decided = True
         watch_layers(fast, fast._toponas.sharing)
-        fast.eval()
-        _compile_first(fast, inputs, example_inputs is None)
-        fast.train()
+        told = _tune(fast, model, inputs) if tune and raw is not None else []
+        if fast._toponas.programs or not tune:
+            fast.eval()
+            _compile_first(fast, inputs, example_inputs is None)
+            fast.train()
+        else:
+            raw, after = None, before
         reasons = fast._toponas.as_written.values()
-        notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes]
+        notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes, *told]
         if raw is not None:
             retire(fast, unread_parameters(fast, inputs))
             after = graph_costs(fast)
@@ -106,6 +118,21 @@ def simplify(
         type(model).__name__, mode, fast._toponas.topology or nx.MultiDiGraph(), records, before, after, notes
     )
     return fast
+
+
+def _tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """Choose among exact alternatives, and print what was chosen; leave no program that the original outruns."""
+    tuned = measure_alternatives(fast, model, inputs)
+    told = list(tuned.lines())
+    for line in told:
+        print(f"toponas_fx: {line}")
+    state = fast._toponas
+    saves_memory = any(isinstance(entry, Recompute) for entry in state.passes)
+    if tuned.of_original > 1 and state.mode == "exact" and not saves_memory:
+        state.programs.clear()
+        for training in (True, False):
+            state.as_written[Call.of(inputs, {}, training).fixed] = told[-1]
+    return told
 
 
 def _compile_first(

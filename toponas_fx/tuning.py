@@ -1,0 +1,219 @@
+"""Choose among exact alternatives by measuring them, in steps of the model itself on the device where it is.
+
+What is shared was decided before and is not asked again: all alternatives compute the same function. Each question is
+asked in turn, its answers against the best so far, in alternating steps of one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from toponas_fx.capture import capture
+from toponas_fx.capture.owners import model_tensors
+from toponas_fx.capture.quiet import no_trace
+from toponas_fx.compiler import build_program
+from toponas_fx.graph_text import format_graph
+from toponas_fx.model import SimplifiedModule
+from toponas_fx.pass_contract import Pass, Repeat
+from toponas_fx.passes import BatchKernels, FuseSiblings, LowerForDevice, MergeKernels
+from toponas_fx.program import Call, Program
+from toponas_fx.tuning_cache import Tuned, device_name, load_tuned, save_tuned
+
+ROUNDS = 7
+"""Pairs of steps that an answer is measured in; fewer where it loses clearly."""
+WORTH = 0.97
+"""What an answer's step must take of the best so far to be chosen: less is within the noise of a shared machine."""
+LOST = 1.05
+"""An answer that takes as much of the best so far in each of the first three rounds has lost."""
+
+Passes = tuple[Pass | Repeat, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One way to do what the static model decides from sizes.
+
+    Attributes:
+        text: question and answer.
+        change: what it makes of the passes.
+    """
+
+    text: str
+    change: Callable[[Passes], Passes]
+
+
+def _option(kind: Any, **options: Any) -> Callable[[Passes], Passes]:
+    def change(passes: Passes) -> Passes:
+        return tuple(dataclasses.replace(entry, **options) if isinstance(entry, kind) else entry for entry in passes)
+
+    return change
+
+
+def _fused(passes: Passes) -> Passes:
+    """Fuse siblings once weights are folded, before operations get their implementation."""
+    if any(isinstance(entry, FuseSiblings) for entry in passes):
+        return passes
+    later = [index for index, entry in enumerate(passes) if isinstance(entry, LowerForDevice)]
+    return passes if not later else (*passes[: later[0]], FuseSiblings(), *passes[later[0] :])
+
+
+ANSWERS = (
+    Answer("images in channels-last layout", _option(LowerForDevice, layout=True)),
+    Answer("images in the usual layout", _option(LowerForDevice, layout=False)),
+    Answer("no kernels merged", _option(MergeKernels, slack=0.0)),
+    Answer("kernels merged at up to twice their taps", _option(MergeKernels, slack=2.0)),
+    Answer("each kernel's arithmetic by itself", _option(BatchKernels, largest=0)),
+    Answer("the arithmetic of large kernels batched too", _option(BatchKernels, largest=2**62)),
+    Answer("torch's backward pass of depthwise convolutions", _option(LowerForDevice, depthwise=False)),
+    Answer("torch's average pooling", _option(LowerForDevice, pools=False)),
+    Answer("convolutions of one input fused", _fused),
+)
+
+
+def tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> Tuned:
+    """Choose the passes of a simplified model, whose sharing is decided, and leave it with the program they make.
+
+    Args:
+        fast: the simplified model in training mode, its training program made.
+        model: the model that it was made from.
+        inputs: example inputs, of the size that the search will have.
+
+    Returns:
+        What was chosen, and what a step takes of the original's.
+    """
+    state = fast._toponas
+    key = _key(fast, inputs)
+    known = load_tuned(key)
+    if known is not None:
+        for answer in ANSWERS:
+            if answer.text in known.chosen:
+                state.passes = answer.change(state.passes)
+        if known.chosen:
+            state.programs[0] = _program(fast, state.passes, inputs)
+        return known
+    chosen: list[str] = []
+    told: list[str] = []
+    with no_trace(fast):
+        for answer in ANSWERS:
+            passes = answer.change(state.passes)
+            if passes == state.passes:
+                continue
+            program = _program(fast, passes, inputs)
+            if program.code == state.programs[0].code:
+                continue
+            best = _step("the best so far", fast, state.programs[0], inputs)
+            ratio = _ratio(_step(answer.text, fast, program, inputs), best)
+            told.append(f"{answer.text}: {ratio:.2f} of the step without{', chosen' if ratio < WORTH else ''}")
+            if ratio < WORTH:
+                state.passes, state.programs[0] = passes, program
+                chosen.append(answer.text)
+        with _training(model), no_trace(model):
+            best = _step("the best", fast, state.programs[0], inputs)
+            of_original = _ratio(best, Step("the original", lambda: model(*inputs), model))
+    tuned = Tuned(tuple(chosen), tuple(told), of_original, _device(inputs))
+    save_tuned(key, tuned)
+    return tuned
+
+
+def _program(fast: SimplifiedModule, passes: Passes, inputs: tuple[Any, ...]) -> Program:
+    """Compile the training capture with other passes."""
+    state = fast._toponas
+    captured = capture(fast, MethodType(state.user_forward, fast), inputs, {})
+    before, state.passes = state.passes, passes
+    try:
+        return build_program(fast, state, captured, Call.of(inputs, {}, fast.training))[0]
+    finally:
+        state.passes = before
+
+
+def _key(fast: SimplifiedModule, inputs: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return what a choice depends on: device, threads, versions, the model's layers and sizes, the passes."""
+    state = fast._toponas
+    captured = capture(fast, MethodType(state.user_forward, fast), inputs, {})
+    before, state.working = state.working, captured.graph
+    try:
+        graph = format_graph(fast)
+    finally:
+        state.working = before
+    tensors = Call.of(inputs, {}, fast.training).tensors
+    kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
+    return (_device(inputs), *kinds, graph, repr(fast), repr(state.passes), state.programs[0].code)
+
+
+def _device(inputs: tuple[Any, ...]) -> str:
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return device_name(tensors[0].device if tensors else torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward and backward pass, which leaves no gradients behind.
+
+    Attributes:
+        text: what is measured.
+        call: the forward pass.
+        owner: the model whose tensors get gradients.
+    """
+
+    text: str
+    call: Callable[[], Any]
+    owner: nn.Module
+
+    def run(self) -> float:
+        """Return how many seconds it takes."""
+        tensors = {id(tensor): tensor for _, tensor in model_tensors(self.owner)}
+        wanted = [tensor for tensor in tensors.values() if tensor.requires_grad and tensor.is_leaf]
+        _wait()
+        start = time.perf_counter()
+        with torch.enable_grad():
+            outputs = [leaf for leaf in pytree.tree_leaves(self.call()) if isinstance(leaf, Tensor)]
+            losses = [(output * output).sum() for output in outputs if output.requires_grad]
+            if losses:
+                torch.autograd.grad(sum(losses), wanted, allow_unused=True)  # type: ignore[arg-type]
+        _wait()
+        return time.perf_counter() - start
+
+
+def _step(text: str, fast: SimplifiedModule, program: Program, inputs: tuple[Any, ...]) -> Step:
+    tensors = Call.of(inputs, {}, fast.training).tensors
+    return Step(text, lambda: program.run(fast, *tensors), fast)
+
+
+def _ratio(step: Step, other: Step) -> float:
+    """Return what one step takes of another: the median over pairs."""
+    step.run(), other.run()
+    ratios: list[float] = []
+    for number in range(ROUNDS):
+        seconds = step.run() if number % 2 == 0 else None  # backwards every other round: caches, and the heap
+        of_other = other.run()
+        ratios.append((seconds or step.run()) / of_other)
+        if number == 2 and min(ratios) > LOST:
+            break
+    return statistics.median(ratios)
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
