@@ -10,6 +10,7 @@ from toponas_fx.passes.detect_mixed_ops import DetectMixedOps
 from toponas_fx.passes.drop_zero_candidates import DropZeroCandidates
 from toponas_fx.passes.eliminate_dead_code import EliminateDeadCode
 from toponas_fx.passes.float_modules import FloatModules
+from toponas_fx.passes.fold_scales import FoldScales
 from toponas_fx.passes.fold_weights import FoldWeights
 from toponas_fx.passes.fuse_siblings import FuseSiblings
 from toponas_fx.passes.lower_for_device import LowerForDevice
@@ -29,6 +30,7 @@ __all__ = [
     "DropZeroCandidates",
     "EliminateDeadCode",
     "FloatModules",
+    "FoldScales",
     "FoldWeights",
     "FuseSiblings",
     "LowerForDevice",
@@ -55,6 +57,7 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     MergeKernels(),  # last of the rules: it needs the normalized kernels
     FoldWeights(),  # into what merging left
     BatchKernels(),  # once no pass looks for the arithmetic of one edge
+    FoldScales(),  # of the kernels that were too large for that
     LowerForDevice(),  # the operations are what they will be
     EliminateDeadCode(),  # what the rules left unread
 )

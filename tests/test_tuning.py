@@ -53,17 +53,17 @@ def model():
     return Edges().double()
 
 
-def measuring(monkeypatch, of_original=0.5, **ratios):
+def measuring(monkeypatch, of_original=0.5, **given):
     """Let answers take what is said of the step without them, others twice as much; return a list of what is asked."""
     asked = []
 
-    def ratio(step, other):
+    def ratios(step, other):
         asked.append(step.text)
         assert step.run() > 0
         assert other.run() > 0
-        return of_original if other.text == "the original" else ratios.get(step.text, 2.0)
+        return [of_original if other.text == "the original" else given.get(step.text, 2.0)] * 3
 
-    monkeypatch.setattr(tuning, "_ratio", ratio)
+    monkeypatch.setattr(tuning, "_ratios", ratios)
     return asked
 
 
@@ -195,3 +195,16 @@ def test_what_is_shared_and_what_saves_memory_stays(model, monkeypatch, options)
 def test_needs_inputs(model):
     with pytest.raises(ArgumentError, match="pass example_inputs"):
         toponas_fx.simplify(model, tune=True)
+
+
+def test_noise_is_not_chosen():
+    class Noisy(tuning.Step):
+        def run(self):
+            return next(self.call)
+
+    step = Noisy("one", iter([9.0, 0.9, 0.9, 0.9, 1.0, 1.0, 1.0, 0.9]), None)
+    ratios = tuning._ratios(step, Noisy("other", iter([9.0] + [1.0] * 7), None))
+    assert ratios == [0.9, 0.9, 0.9, 1.0, 1.0, 1.0, 0.9]
+    assert not sorted(ratios)[len(ratios) * 3 // 4] < tuning.WORTH
+    lost = tuning._ratios(Noisy("one", iter([1.0] * 4), None), Noisy("other", iter([0.5] * 4), None))
+    assert lost == [2.0] * 3

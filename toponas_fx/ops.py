@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from toponas_fx import lean_ops
 from toponas_fx.errors import GuardFailure
+from toponas_fx.lean_kernels import is_plain, merge_in_place
 from toponas_fx.lean_ops import sees_plain_autograd, squared_norm, weighted_sum
 
 ZERO_WEIGHT = 1e-12
@@ -207,6 +208,8 @@ def merge_kernels(
     Returns:
         ``f32[O,I,size...]``.
     """
+    if kernels[0].numel() >= lean_ops.SMALL and is_plain(kernels, weights) and sees_plain_autograd():
+        return merge_in_place(kernels, weights, befores, dilations, size)
     total: Any = None
     for kernel, weight, before, dilation in zip(kernels, weights, befores, dilations, strict=True):
         weighted = embed_kernel(kernel * weight, before, dilation, size)

@@ -22,6 +22,7 @@ PREREQUISITES = {
     "share-prefixes": (DetectMixedOps(),),
     "combine-terms": (DetectMixedOps(),),
     "fold-weights": (DetectMixedOps(),),
+    "fold-scales": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
     "batch-kernels": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
 }
 CLASSES = [value for value in vars(passes).values() if inspect.isclass(value) and issubclass(value, Pass)]
