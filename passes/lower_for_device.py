@@ -42,7 +42,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import lean_ops, lean_pools, ops
+from toponas_fx import layouts, lean_ops, lean_pools, ops
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.fold_weights import USUAL_BATCH
@@ -156,13 +156,13 @@ class LowerForDevice(Pass):
         for node in match.inputs:
             readers = list(node.users)
             with rewriter.before(node.next, node):
-                fresh = rewriter.call_function(ops.channels_last, (node,), type=node.meta["type"])
+                fresh = rewriter.call_function(layouts.channels_last, (node,), type=node.meta["type"])
             for reader in readers:
                 rewriter.redirect(reader, node, fresh)
         (output,) = (node for node in rewriter.gm.graph.nodes if node.op == "output")
         for node in [node for node in output.all_input_nodes if len(shape_of(node)) > 3]:
             with rewriter.before(output, node):
-                fresh = rewriter.call_function(ops.standard_layout, (node,), type=node.meta["type"])
+                fresh = rewriter.call_function(layouts.standard_layout, (node,), type=node.meta["type"])
             rewriter.redirect(output, node, fresh)
 
 

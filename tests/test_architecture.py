@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "toponas_fx"
 
 FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops", "lean_ops", "batched_ops", "lean_pools")
-FACTS += ("stacked_norm", "recomputing", "lean_kernels")
+FACTS += ("stacked_norm", "recomputing", "lean_kernels", "layouts")
 ANALYSES = ("mixtures", "memory", "purity", "signatures", "linear_ops", "calibration", "shareable", "topology")
 ANALYSES += ("kernel_grid", "stages", "stacks", "weight_rows", "pools", "labels", "model_reads", "parts")
 LAYERS = (
@@ -38,7 +38,7 @@ LAYERS = (
 )
 """A file imports from its own layer and from those above; new files are placed here by hand."""
 
-OWN_OPS = {"ops", "lean_ops", "lean_pools", "batched_ops", "recomputing", "stacked_norm", "lean_kernels"}
+OWN_OPS = {"ops", "lean_ops", "lean_pools", "batched_ops", "recomputing", "stacked_norm", "lean_kernels", "layouts"}
 FOR_PASSES = {"pass_contract", "rewriter", "passes", "errors", "tensor_type", "sharing", *OWN_OPS, *ANALYSES}
 CHANGES_GRAPHS = {"rewriter.py", "graph_pickle.py", "capture"}
 CHANGING_CALLS = {

@@ -95,9 +95,21 @@ def test_group_weight_at_a_vertex_takes_the_candidate_alone(index):
 def test_group_weight_below_the_threshold_has_constant_shares(scale):
     weights = scalars([scale, scale / 2])
     total, shares = ops.group_weight(weights)
-    assert total == abs(weights[0].detach()) + abs(weights[1].detach())
+    assert total == weights[0].detach() + weights[1].detach()
     assert shares.tolist() == [0.5, 0.5]
     assert not shares.requires_grad or torch.autograd.grad(shares[0], weights, allow_unused=True)[0] in (None, 0)
+
+
+@pytest.mark.parametrize(
+    "values", [(0.2, 0.3, 0.5), (1.0, 0.0, 0.0), (0.5, -0.25, 0.25), (0.0, 2.0, -0.5), (1e-13, 0.0)]
+)
+def test_group_weight_is_odd(values):
+    """A mixture is linear in its weights: with all of them negative it is minus what it was, and so at a vertex."""
+    one, other = scalars(values), scalars([-value for value in values])
+    assert torch.equal(shared(one), -shared(other))
+    gradients = torch.autograd.grad(shared(one).sum(), one)
+    for gradient, turned in zip(gradients, torch.autograd.grad(shared(other).sum(), other), strict=True):
+        assert torch.equal(gradient, turned)
 
 
 def test_group_weight_at_zero_has_the_gradient_of_the_mean():

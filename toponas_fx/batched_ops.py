@@ -31,8 +31,10 @@ def normalize_all(kernels: Sequence[Tensor], per: str) -> tuple[Tensor, ...]:
 def group_all(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
     """Return ``group_weight`` of each of m rows of n scalars: the group weight, and the shares one by one."""
     stacked = torch.stack([weight for row in rows for weight in row]).view(len(rows), -1)  # f32[m,n]
+    side = signs_of(stacked.sum(1))  # f32[m]
+    stacked = stacked * side.unsqueeze(1)
     total, shares = _divided(signs_of(stacked) * stacked, stacked)
-    return list(zip(total.unbind(0), (row.unbind(0) for row in shares.unbind(0)), strict=True))
+    return list(zip((side * total).unbind(0), (row.unbind(0) for row in shares.unbind(0)), strict=True))
 
 
 def share_all(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:

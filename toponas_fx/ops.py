@@ -89,8 +89,9 @@ def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Split the weights of candidates that share a module into one group weight and the shares within it.
 
     ``W = sum_i s_i w_i`` and ``p_i = w_i / W``, with ``s_i = -1`` where ``w_i < 0`` and ``+1`` elsewhere, a constant.
-    Below ``ZERO_WEIGHT`` the shares are the constant ``1/n``: outputs, gradients and second derivatives stay finite,
-    and the gradient to ``w_i`` is that of ``s_i * g(mean u)``. (Formula: this project.)
+    Weights whose sum is negative give minus what their negatives give: ``-w g(u)`` is not ``w g(-u)``.
+    Where ``|W| < ZERO_WEIGHT`` the shares are the constant ``1/n``: outputs, gradients and second derivatives stay
+    finite, and the gradient to ``w_i`` is that of ``s_i * g(mean u)``. (Formula: this project.)
 
     Args:
         weights: n scalars, ``f32[]`` each.
@@ -99,11 +100,13 @@ def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         ``W``, ``f32[]``, and ``p``, ``f32[n]``.
     """
     stacked = torch.stack(list(weights))  # f32[n]
+    side = signs_of(stacked.sum())  # f32[]
+    stacked = stacked * side
     total = (signs_of(stacked) * stacked).sum()  # f32[]
     is_zero = total.detach() < ZERO_WEIGHT
     safe = torch.where(is_zero, torch.ones_like(total), total)  # f32[]
     shares = torch.where(is_zero, torch.full_like(stacked, 1.0 / len(weights)), stacked / safe)  # f32[n]
-    return total, shares
+    return side * total, shares
 
 
 def group_shares(weights: Sequence[Tensor]) -> Tensor:
@@ -233,18 +236,6 @@ def merge_biases(biases: Sequence[Tensor], weights: Sequence[Tensor | float]) ->
         total = bias * weight if total is None else total + bias * weight
     result: Tensor = total
     return result
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Return images in channels-last layout where that is faster: float32 on a CPU, ``f32[N,C,H,W]``."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def standard_layout(x: Tensor) -> Tensor:
-    """Return images in the layout that torch makes them in, ``f32[N,C,...]``."""
-    return x.contiguous()
 
 
 def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import fx
 
-from toponas_fx import ops
+from toponas_fx import layouts, ops
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.purity import is_hooked
 
 _READS_LAYOUT = ("view", "view_as", "as_strided")
-_MAY_PASS_ON = (ops.channels_last, ops.standard_layout)
+_MAY_PASS_ON = (layouts.channels_last, layouts.standard_layout)
 
 
 def why_not_a_part(gm: fx.GraphModule, node: fx.Node) -> str | None:
