@@ -161,3 +161,20 @@ def test_mixed_sums_of_unlike_terms_are_added_plainly(monkeypatch: pytest.Monkey
     assert torch.equal(ops.mixed_sum([x, x], [weight.double(), 1.0], (0, 0)), x * weight + x)
     monkeypatch.setattr(ops, "sees_plain_autograd", lambda: False)
     assert torch.equal(ops.mixed_sum([x, x], [weight, 1.0], (0, 0)), x * weight + x)
+
+
+def test_the_depthwise_backward_pass_stays_under_torch_compile() -> None:
+    graphs: list[str] = []
+
+    def backend(gm: Any, _: Any) -> Any:
+        graphs.append(gm.code)
+        return gm.forward
+
+    x, kernel = torch.randn(2, 3, 5, 5, requires_grad=True), torch.randn(3, 1, 3, 3, requires_grad=True)
+    geometry = ((2, 2), (2, 2), (2, 2))
+    call = torch.compile(lambda x, kernel: depthwise_conv2d(x, kernel, None, *geometry), backend=backend)
+    found = torch.autograd.grad(call(x, kernel).sin().sum(), (x, kernel))
+    assert "autograd_function_apply" in "".join(graphs)
+    expected = torch.autograd.grad(F.conv2d(x, kernel, None, *geometry, 3).sin().sum(), (x, kernel))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,7 +1,8 @@
 """Operations with backward passes of their own, which cost less time or memory than autograd's.
 
 Their backward passes are plain torch code, so they are differentiable again. Where another mechanism than plain
-autograd looks on (``torch.compile``, ``torch.func``, forward-mode derivatives), the stock operations run.
+autograd looks on (``torch.compile``, ``torch.func``, forward-mode derivatives), the stock operations run; the depthwise
+convolution keeps its backward pass under ``torch.compile``, which has no better one.
 
 Shapes: ``N`` images, ``C`` channels, ``H`` and ``W`` pixels, ``k`` taps along each axis, ``n`` terms.
 """
@@ -180,7 +181,8 @@ def _is_faster(x: Tensor, kernel: Tensor, padding: tuple[int, int], dilation: tu
     if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or x.numel() < max(SMALL, 1):
         return False
     reach = zip(padding, dilation, kernel.shape[2:], strict=True)
-    return all(pad <= step * (taps - 1) for pad, step, taps in reach) and sees_plain_autograd()
+    is_seen = torch.compiler.is_compiling() or sees_plain_autograd()
+    return is_seen and all(pad <= step * (taps - 1) for pad, step, taps in reach)
 
 
 class _Depthwise(Function):
