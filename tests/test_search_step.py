@@ -14,7 +14,17 @@ from torch import nn
 
 from benchmarks import cost_growth, search_step
 from benchmarks.results import Result, Results
-from benchmarks.rows import SPACES, UNTOUCHED, Row, Size, prepare, without_gradient
+from benchmarks.rows import (
+    SPACES,
+    UNTOUCHED,
+    Row,
+    Size,
+    _flat,
+    _passes_without,
+    ablation_rows,
+    prepare,
+    without_gradient,
+)
 from benchmarks.steps import Quartiles, step_seconds
 from benchmarks.tables import NOTHING, Table
 
@@ -97,6 +107,15 @@ def test_single_paths_run_the_wiring_of_the_supernet(space: str) -> None:
 
 def _edges(cell: nn.Module) -> list[nn.Module]:
     return [*getattr(cell, "edges", {}).values(), *getattr(cell, "_ops", ())]
+
+
+def test_an_ablation_leaves_out_one_pass_at_a_time() -> None:
+    rows = ablation_rows()
+    assert [row.name for row in rows[:2]] == ["untouched", "share"]
+    names = {pass_.name for row in rows for pass_ in _flat(_passes_without(row.without))}
+    assert {row.without for row in rows[2:]} == names - {"detect-mixed-ops"}
+    for row in rows[2:]:
+        assert {pass_.name for pass_ in _flat(_passes_without(row.without))} == names - {row.without}
 
 
 def test_candidates_are_the_costliest() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from supernets.partial_nasbench201 import PartialNASBench201Supernet
 from supernets.pcdarts import PCDARTSSupernet
 from supernets.primitives import PRIMITIVES
 from supernets.single_path import SinglePathDARTS, SinglePathNASBench201
+from toponas_fx.pass_contract import Pass, Repeat
+from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
 
 UNTOUCHED = "untouched"
 CHANNELS_LAST = "untouched-channels-last"
@@ -64,6 +66,7 @@ class Row:
         network: of the space's.
         mode: of `simplify`, or None to leave the network as written.
         recompute: likewise, of `simplify`.
+        without: the pass that is left out, by name.
         channels_last: whether images and kernels are in torch's channels-last layout.
         checkpointed: whether each cell's inside is computed again in the backward pass instead of stored.
         compiled: whether `torch.compile` takes the model.
@@ -74,6 +77,7 @@ class Row:
     network: str = "supernet"
     mode: str | None = None
     recompute: bool = False
+    without: str | None = None
     channels_last: bool = False
     checkpointed: bool = False
     compiled: bool = False
@@ -121,6 +125,13 @@ class Space:
         return rows + [
             replace(row, name=row.name + COMPILED, label=f"{row.label}, compiled", compiled=True) for row in compiled
         ]
+
+
+def ablation_rows() -> list[Row]:
+    """Return the rows that tell what each pass contributes: all passes, and all but one."""
+    names = [pass_.name for pass_ in _flat(DEFAULT_PASSES) if not isinstance(pass_, DetectMixedOps)]
+    left_out = [Row(f"without-{name}", f"share, without {name}", mode="share", without=name) for name in names]
+    return [Row(UNTOUCHED, "untouched"), Row("share", 'mode="share"', mode="share"), *left_out]
 
 
 def _positions(candidates: tuple[str, ...], names: str) -> tuple[int, ...]:
@@ -235,10 +246,26 @@ def _checkpoint_cells(model: nn.Module) -> None:
         cell.forward = functools.partial(checkpoint, cell.forward, use_reentrant=False)
 
 
+def _passes_without(name: str | None) -> tuple[Pass | Repeat, ...]:
+    kept: list[Pass | Repeat] = []
+    for entry in DEFAULT_PASSES:
+        if isinstance(entry, Repeat):
+            kept.append(Repeat(*(pass_ for pass_ in entry.passes if pass_.name != name)))
+        elif entry.name != name:
+            kept.append(entry)
+    return tuple(kept)
+
+
+def _flat(passes: Iterable[Pass | Repeat]) -> Iterator[Pass]:
+    for entry in passes:
+        yield from entry.passes if isinstance(entry, Repeat) else (entry,)
+
+
 def _simplify(model: nn.Module, batch: Batch, row: Row) -> Prepared:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()
-        fast: Any = toponas_fx.simplify(model, batch.images, mode=row.mode, recompute=row.recompute)
+        passes = _passes_without(row.without)
+        fast: Any = toponas_fx.simplify(model, batch.images, mode=row.mode, recompute=row.recompute, passes=passes)
         seconds = time.perf_counter() - start
     return Prepared(fast, batch, seconds, tuple(dict.fromkeys(str(warning.message) for warning in caught)))

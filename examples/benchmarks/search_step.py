@@ -24,7 +24,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples' folder, for the supernets in it
 from benchmarks.peak_memory import growth_in_subprocess, print_growth
 from benchmarks.results import Result, Results
-from benchmarks.rows import COMPILED, SPACES, Prepared, Row, Size, prepare, without_gradient
+from benchmarks.rows import COMPILED, SPACES, Prepared, Row, Size, ablation_rows, prepare, without_gradient
 from benchmarks.size_options import add_size_options, size_of
 from benchmarks.steps import Batch, dispatcher_calls, seeded_saved_bytes, step_seconds, trained_tensors
 from search_options import positive
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     size = size_of(parser, args)
-    rows = chosen_rows(parser, size, args.rows, args.compile)
+    rows = ablation_rows() if args.ablation else chosen_rows(parser, size, args.rows, args.compile)
     if args.json and not args.json.parent.is_dir():
         parser.error(f"--json: there is no folder {args.json.parent} to write to")
     if args.growth:
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_size_options(parser)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="which (all that are not compiled)")
+    parser.add_argument("--ablation", action="store_true", help="other rows: share without each of its passes")
     parser.add_argument("--compile", action="store_true", help="the rows under torch.compile too, minutes each")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each row in a process of its own")
     parser.add_argument("--repeats", type=positive, default=11, help="rounds (%(default)s)")
