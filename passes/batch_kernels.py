@@ -104,7 +104,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import batched_ops, ops
-from toponas_fx.memory import written_in_place
+from toponas_fx.memory import Memory
 from toponas_fx.pass_contract import Pass, Plan, Semantics
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
@@ -142,14 +142,14 @@ class BatchKernels(Pass):
         groups: dict[Any, list[fx.Node]] = {}
         levels: dict[fx.Node, int] = {}
         barriers: dict[fx.Node, fx.Node | None] = {}
-        written = written_in_place(gm.graph)
+        memory = Memory.of(gm)
         has_gradients = next(iter(gm.graph.nodes)).meta.get("grad", True)
         for node in gm.graph.nodes:
             parents = node.all_input_nodes
             above = max((levels.get(parent, -1) for parent in parents), default=0)
             is_free = node.op != "placeholder" and all(parent in levels for parent in parents)
             is_free = is_free and node.meta.get("grad", True) == has_gradients
-            if not is_free or node.meta.get("storage", -1) in written:
+            if not is_free or memory.is_written(node):
                 continue
             key = _key(node, self.largest)
             levels[node] = above + (key is not None)

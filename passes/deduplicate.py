@@ -24,7 +24,7 @@ Refuses:
 
 1. random, in-place or differently-stated modules: they are not equal, or not pure; norms in eval mode, whose
    statistics a checkpoint may set apart;
-2. values whose memory, or whose inputs' memory, is written in place.
+2. values whose memory, or that of what they read, is written in place or counted in.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.memory import written_in_place
+from toponas_fx.memory import Memory
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_counting_norm, is_pure
 from toponas_fx.rewriter import Rewriter
@@ -65,7 +65,7 @@ class Deduplicate(Pass):
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Number the values of the graph; nodes with one number are equal."""
-        written = written_in_place(gm.graph)
+        memory = Memory.of(gm)
         first: dict[Any, fx.Node] = {}
         stands_for: dict[fx.Node, fx.Node] = {}
         groups: dict[fx.Node, list[fx.Node]] = {}
@@ -81,7 +81,7 @@ class Deduplicate(Pass):
                 if "type" in node.meta:
                     refusals.append(Refusal((node, twin), _why_not_pure(gm, node)))
                 continue
-            if _touches(node, written) or _touches(twin, written):
+            if not (memory.is_steady(node) and memory.is_steady(twin)):
                 refusals.append(Refusal((node, twin), "its memory, or what it reads, is written in place"))
                 continue
             stands_for[node] = twin
@@ -150,10 +150,6 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, slice):
         return "slice", _comparable((value.start, value.stop, value.step))
     return type(value), repr(value) if isinstance(value, float) else value
-
-
-def _touches(node: fx.Node, written: set[int]) -> bool:
-    return any(part.meta.get("storage") in written for part in (node, *node.all_input_nodes))
 
 
 def example() -> tuple[nn.Module, Tensor]:

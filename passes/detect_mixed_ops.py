@@ -54,7 +54,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.memory import why_not_gathered
+from toponas_fx.memory import Memory, why_not_gathered
 from toponas_fx.mixtures import edge_numbers, is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
@@ -94,6 +94,7 @@ class DetectMixedOps(Pass):
         matches: list[FoundSum] = []
         refusals: list[Refusal] = []
         taken: set[fx.Node] = set()
+        memory = Memory.of(gm)
         for node in reversed(gm.graph.nodes):
             if node in taken or not _is_addition(node):
                 continue
@@ -101,7 +102,7 @@ class DetectMixedOps(Pass):
             weighted = sum(bool(term.factors) for term in found.terms)
             if not weighted or (weighted < 2 and weighted < len(found.terms)):
                 continue
-            reason = _why_not(gm, found)
+            reason = _why_not(memory, found)
             if reason is None:
                 matches.append(found)
                 taken.update(found.nodes)
@@ -246,7 +247,7 @@ def _is_zeros(node: fx.Node) -> bool:
     return made and len(node.users) == 1 and "requires_grad" not in node.kwargs
 
 
-def _why_not(gm: fx.GraphModule, found: FoundSum) -> str | None:
+def _why_not(memory: Memory, found: FoundSum) -> str | None:
     root = found.nodes[0]
     kind = root.meta["type"]
     for term in found.terms:
@@ -258,7 +259,7 @@ def _why_not(gm: fx.GraphModule, found: FoundSum) -> str | None:
         return "it adds weights, not candidates"
     if len({node.meta.get("grad", True) for node in found.nodes}) > 1:
         return "it reaches across a switch of grad mode"
-    return why_not_gathered(gm.graph, found.nodes)
+    return why_not_gathered(memory, found.nodes)
 
 
 def _weight(term: Term, rewriter: Rewriter) -> Any:

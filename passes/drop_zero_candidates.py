@@ -40,7 +40,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.memory import written_in_place
+from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
@@ -77,12 +77,12 @@ class DropZeroCandidates(Pass):
         """Find sums with zero terms."""
         matches: list[ZeroTerms] = []
         refusals: list[Refusal] = []
-        written = written_in_place(gm.graph)
+        memory = Memory.of(gm)
         for node in gm.graph.nodes:
             if not is_mixed_sum(node):
                 continue
             terms: Any = node.args[0]
-            zeros = [i for i, term in enumerate(terms) if _is_zero(term, written)]
+            zeros = [i for i, term in enumerate(terms) if _is_zero(term, memory)]
             real = [i for i, term in enumerate(terms) if isinstance(term, fx.Node) and i not in zeros]
             if zeros and not real:
                 refusals.append(Refusal((node, terms[zeros[0]]), "all its candidates are zero; one gives the shape"))
@@ -137,14 +137,14 @@ def _read_path(node: Any) -> Any:
     return str(node.target) if node.op == "get_attr" else (_read_path(node.args[0]), node.args[1])
 
 
-def _is_zero(term: Any, written: set[int]) -> bool:
+def _is_zero(term: Any, memory: Memory) -> bool:
     """Tell whether a term is zero whatever its inputs; memory that is written in place tells nothing."""
-    if not isinstance(term, fx.Node) or term.meta.get("storage") in written:
+    if not isinstance(term, fx.Node) or memory.is_written(term):
         return False
     if term.target is operator.mul:
         return any(isinstance(arg, int | float) and arg == 0 for arg in term.args)
     if term.target is torch.cat:
-        return all(_is_zero(part, written) for part in term.args[0])  # type: ignore[union-attr]
+        return all(_is_zero(part, memory) for part in term.args[0])  # type: ignore[union-attr]
     return term.target in (torch.zeros, torch.zeros_like, "new_zeros")
 
 

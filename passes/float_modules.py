@@ -57,7 +57,7 @@ Refuses:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,7 +66,6 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.errors import PreconditionError
-from toponas_fx.memory import written_in_place
 from toponas_fx.mixtures import Mixture, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_pure
@@ -118,18 +117,17 @@ class FloatModules(Pass):
         matches: list[AlikeStages] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        written = written_in_place(gm.graph)
         for mixture in mixtures(gm.graph):
             placement = cheaper_placement(calls, mixture) if self.placement == "auto" else self.placement
             for group in _alike_stages(calls, mixture, placement):
-                reasons = {call: _why_not(calls, call, weight, written) for call, weight in group.items()}
+                reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}
                 reasons |= why_not_together({call: group[call] for call in group if reasons[call] is None})
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
                 if len(able) < 2:
                     continue
                 match = AlikeStages(able, tuple(group[call] for call in able))
-                reason = _why_not_movable(gm, match)
+                reason = _why_not_movable(calls, match)
                 if reason is None:
                     matches.append(match)
                 else:
@@ -177,23 +175,26 @@ def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) ->
     return (norms[0] if placement == "first" else norms[-1]) if norms else None
 
 
-def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any, written: Collection[int]) -> str | None:
-    if call.meta.get("storage") in written:
+def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any) -> str | None:
+    if calls.model.memory.is_written(call):
         return "its result is written in place, and several candidates would read it"
     if not isinstance(weight, fx.Node):
         return "a candidate has a constant weight"
     return calls.why_not(call)
 
 
-def _why_not_movable(gm: fx.GraphModule, match: AlikeStages) -> str | None:
+def _why_not_movable(calls: ModuleCalls, match: AlikeStages) -> str | None:
     """The shared stage runs where the first of them ran: what the others read must be computable by then."""
     anchor = min(match.calls)
     for node in _later_ancestors([*(call.args[0] for call in match.calls), *match.weights], anchor):
         if node in match.calls:
             return "one of the stages reads another"
-        if not is_pure(gm, node):
+        if not is_pure(calls.gm, node):
             return f"`{node.target}`, which a stage reads, has effects and cannot move"
-    return None
+        if calls.model.memory.passed(node, anchor):
+            return f"`{node.target}`, which a stage reads, cannot move: what it reads is written in place before it"
+    reasons = (calls.why_not_moved(call, anchor) for call in match.calls)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _later_ancestors(nodes: Sequence[Any], anchor: fx.Node) -> list[fx.Node]:

@@ -30,7 +30,7 @@ than the storage. (Formula: this project.)
 Refuses:
 
 1. a term that something else reads, unless it is pooled, or that counts twice, or whose input is written in place
-   before the sum, or whose norm runs again before it;
+   before the sum, or whose norm runs again, or is asked what it counted, before it;
 2. norms other than BatchNorm and GroupNorm, and modules with hooks;
 3. weights that are plain numbers, those of terms that nothing linear ends, and of poolings of small images.
 """
@@ -48,6 +48,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import lean_pools, ops
 from toponas_fx.linear_ops import linear_op
+from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.normalize_kernels import convolve
@@ -96,13 +97,14 @@ class FoldWeights(Pass):
         """Find all terms whose last operation can carry their weight."""
         matches: list[WeightedTerm] = []
         refusals: list[Refusal] = []
+        memory = Memory.of(gm)
         for node in gm.graph.nodes:
             if not is_mixed_sum(node):
                 continue
             for term, weight in zip(node.args[0], node.args[1], strict=True):
                 if not isinstance(weight, fx.Node) or not isinstance(term, fx.Node) or not self._carries(gm, term):
                     continue
-                reason = _why_not(gm, node, term, avg_pool(gm, term) is not None)
+                reason = _why_not(memory, node, term, avg_pool(gm, term) is not None)
                 if reason is None:
                     matches.append(WeightedTerm(node, term))
                 else:
@@ -127,24 +129,14 @@ class FoldWeights(Pass):
         rewriter.erase_unread([term])
 
 
-def _why_not(gm: fx.GraphModule, sum_node: fx.Node, term: fx.Node, is_pool: bool) -> str | None:
+def _why_not(memory: Memory, sum_node: fx.Node, term: fx.Node, is_pool: bool) -> str | None:
     terms: Any = sum_node.args[0]
     if (list(term.users) != [sum_node] and not is_pool) or terms.count(term) > 1:
         return "something else reads the term, without the weight"
-    read = {node.meta.get("storage", -1) for node in term.all_input_nodes}
-    later = term.next
-    while later is not sum_node:
-        if read & set(later.meta.get("mutates", ())):
-            return "what the term reads is written in place before the sum"
-        if _is_norm(gm, term) and _module_run(gm, later) is gm.get_submodule(str(term.target)):
-            return "the norm runs again before the sum, and what it counts depends on the order"
-        later = later.next
-    return None
-
-
-def _module_run(gm: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    path: Any = node.args[1] if node.target is ops.scaled_norm else node  # the read of the norm that it is given
-    return gm.get_submodule(str(path.target)) if path is not node or node.op == "call_module" else None
+    passed = memory.passed(term, sum_node)
+    if passed & memory.writes.get(term, frozenset()):
+        return "the norm runs again before the sum, or something reads what it counts, which depends on the order"
+    return "what the term reads is written in place before the sum" if passed else None
 
 
 def _is_large(term: fx.Node) -> bool:

@@ -262,7 +262,7 @@ class _Places:
             return "its kernel, bias or weight is computed in another grad mode"
         read = {*late, *sibling.computed, *(parent for node in late for parent in node.all_input_nodes)}
         paths = [part for part in (sibling.operation.kernel, sibling.operation.bias) if isinstance(part, str)]
-        is_unsteady = any(node.meta.get("storage", -1) in self.reads.unsteady for node in read)
+        is_unsteady = any(self.reads.memory.is_written(node) for node in read)
         if is_unsteady or any(id(self.gm.get_parameter(path)) in self.reads.written for path in paths):
             return "its kernel, bias or weight lies in memory that changes while the graph runs"
         return None

@@ -31,7 +31,7 @@ Refuses:
 
 1. an operation whose taps would cost more merged than apart: merged taps are at most ``slack`` times those apart;
 2. operations of unlike input, stride, groups or centre;
-3. an operation whose result something else reads.
+3. an operation whose result something else reads, or whose input or kernel is written in place before the sum.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from torch import Tensor, fx, nn
 from toponas_fx import ops
 from toponas_fx.kernel_grid import Grid, cheapest_sets
 from toponas_fx.linear_ops import LinearOp, linear_op
+from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.normalize_kernels import convolve
@@ -87,17 +88,22 @@ class MergeKernels(Pass):
         """Find, in each sum, the sets of operations that are cheaper as one."""
         matches: list[Mergeable] = []
         refusals: list[Refusal] = []
+        memory = Memory.of(gm)
         for node in gm.graph.nodes:
             if not is_mixed_sum(node):
                 continue
             inputs: set[fx.Node] = set()
             for operations in _alike(gm, node):
-                own = [operation for operation in operations if list(operation.node.users) == [node]]
+                alone = [operation for operation in operations if list(operation.node.users) == [node]]
+                own = [operation for operation in alone if not memory.passed(operation.node, node)]
                 if operations[0].value in inputs:
                     reason = "it has another stride, centre or number of groups or channels than its siblings"
                     refusals.append(Refusal(tuple(operation.node for operation in operations), reason))
                 inputs.add(operations[0].value)
-                read = tuple(operation.node for operation in operations if operation not in own)
+                read = tuple(operation.node for operation in operations if operation not in alone)
+                late = tuple(operation.node for operation in alone if operation not in own)
+                if late:
+                    refusals.append(Refusal(late, "what it reads is written in place before the sum"))
                 if read and len(operations) > 1:
                     refusals.append(Refusal(read, "something besides the sum reads its result"))
                 for cluster in cheapest_sets(own, self.slack):

@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from toponas_fx import lean_pools, ops, recomputing
 from toponas_fx.linear_ops import linear_op
-from toponas_fx.memory import written_in_place
+from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.pools import avg_pool, max_pool
@@ -82,16 +82,16 @@ class Recompute(Pass):
         """Find cheap operations whose input something else keeps."""
         found = [cheap for cheap in (_read(gm, node) for node in gm.graph.nodes) if cheap is not None]
         cheap_nodes = {cheap.node for cheap in found}
-        written = written_in_place(gm.graph)
+        memory = Memory.of(gm)
         returned = {node.meta.get("storage", -1) for node in _returned(gm.graph)}
         matches: list[Cheap] = []
         refusals: list[Refusal] = []
         for cheap in found:
             value: fx.Node = cheap.args[0]
-            memory = value.meta.get("storage", -2)
-            if value.op in ("placeholder", "get_attr") or memory in returned or value in _returned(gm.graph):
+            place = value.meta.get("storage", -2)
+            if value.op in ("placeholder", "get_attr") or place in returned or value in _returned(gm.graph):
                 reason = "its input belongs to the caller or to the model, who may write to it"
-            elif memory in written:
+            elif memory.is_written(value):
                 reason = "its input is written in place"
             elif not any(_keeps(gm, user, value, cheap_nodes) for user in value.users if user is not cheap.node):
                 reason = "nothing else keeps its input"

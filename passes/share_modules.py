@@ -42,7 +42,8 @@ Refuses:
 2. a norm whose inputs are not convolutions or linear layers with kernels of their own that can be normalized;
 3. a module that runs in several places;
 4. a candidate with a constant weight or another one's, one that is subtracted, or whose result something else reads;
-5. random and in-place modules, modules with hooks, and one value that stands for several candidates already.
+5. random and in-place modules, modules with hooks, and one value that stands for several candidates already;
+6. a module whose input is written in place before the sum, a norm that counts in buffers that something else reads.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node, weight: Any) -
         return "a candidate has a constant weight"
     if is_negated(weight):
         return "a candidate is subtracted: at its vertex the sum is minus what it computes"
-    return calls.why_not(call)
+    return calls.why_not(call) or calls.why_not_moved(call, mixture.node)
 
 
 def _group(rewriter: Rewriter, weights: list[Any]) -> tuple[Any, list[Any]]:

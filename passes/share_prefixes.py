@@ -33,19 +33,18 @@ candidates' starts). No weight is involved: at any weights this is the user's fo
 Refuses:
 
 1. a module that runs in several places, draws at random, writes in place or has hooks;
-2. a module whose result is written in place.
+2. a module whose result is written in place, or what it reads between the candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.memory import written_in_place
 from toponas_fx.mixtures import Mixture, candidate_nodes, mixtures
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
@@ -81,10 +80,9 @@ class SharePrefixes(Pass):
         matches: list[AlikeStarts] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        written = written_in_place(gm.graph)
         for mixture in mixtures(gm.graph):
             for group in _alike_starts(calls, mixture):
-                reasons = {call: _why_not(calls, call, written) for call in group}
+                reasons = {call: _why_not(calls, call, group[0]) for call in group}
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
                 if len(able) > 1:
@@ -115,10 +113,10 @@ def _alike_starts(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node
     yield from (sorted(group) for group in groups.values() if len(group) > 1)
 
 
-def _why_not(calls: ModuleCalls, call: fx.Node, written: Collection[int]) -> str | None:
-    if call.meta.get("storage") in written:
+def _why_not(calls: ModuleCalls, call: fx.Node, first: fx.Node) -> str | None:
+    if calls.model.memory.is_written(call):
         return "its result is written in place, and several candidates would read it"
-    return calls.why_not_tied(call)
+    return calls.why_not_tied(call) or calls.why_not_moved(call, first)
 
 
 def _owns_tensors(module: nn.Module) -> bool:

@@ -46,7 +46,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.memory import why_not_gathered
+from toponas_fx.memory import Memory, why_not_gathered
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.stacks import Stacked, is_axis, read_stacked, shape_of, unexpanded
@@ -78,11 +78,12 @@ class UnstackSums(Pass):
         """Find all reductions over a stack."""
         matches: list[StackedSum] = []
         refusals: list[Refusal] = []
+        memory = Memory.of(gm)
         for node in reversed(gm.graph.nodes):  # a term may be the root of an earlier sum
             found = _read(node) if "type" in node.meta else None
             if found is None:
                 continue
-            reason = _why_not(gm, found)
+            reason = _why_not(memory, found)
             if reason is None:
                 matches.append(found)
             else:
@@ -109,7 +110,7 @@ class UnstackSums(Pass):
         rewriter.erase_unread(match.nodes[1:])
 
 
-def _why_not(gm: fx.GraphModule, found: StackedSum) -> str | None:
+def _why_not(memory: Memory, found: StackedSum) -> str | None:
     root, *inside = found.nodes
     kind = root.meta["type"]
     if any(len(node.users) > 1 for node in inside):
@@ -118,7 +119,7 @@ def _why_not(gm: fx.GraphModule, found: StackedSum) -> str | None:
         return f"its terms are not {kind}"
     if len({node.meta.get("grad", True) for node in found.nodes}) > 1:
         return "it reaches across a switch of grad mode"
-    return why_not_gathered(gm.graph, found.nodes)
+    return why_not_gathered(memory, found.nodes)
 
 
 # -- reading reductions ----------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in _RANDOM or name in _EFFECTS or node.target in _COUNTING_OPS:
         return False
-    if name in _COUNTING and not _counts_nothing(node):
+    if is_counting_function(node):
         return False
     if node.op == "call_method":
         return not name.endswith("_") or name.endswith("__")
@@ -93,6 +93,12 @@ def hook_tables(modules: Iterable[nn.Module]) -> Iterator[dict[int, Any]]:
     for module in modules:
         for name in _HOOKS:
             yield getattr(module, name)
+
+
+def is_counting_function(node: fx.Node) -> bool:
+    """Tell whether a node calls a functional norm that may update running statistics, given after the input."""
+    name = getattr(node.target, "__name__", "")
+    return node.op == "call_function" and name in _COUNTING and not _counts_nothing(node)
 
 
 def _counts_nothing(node: fx.Node) -> bool:

@@ -76,6 +76,8 @@ class Rewriter:
             raise PassError(f"pass '{self.pass_name}' replaces {before} by {after}:\n{around}")
         if before is not None:
             new.meta["type"] = before
+        if "storage" in old.meta:
+            new.meta.setdefault("storage", old.meta["storage"])  # views of the old value are views of the new one now
         old.replace_all_uses_with(new)
         self.erase(old)
 

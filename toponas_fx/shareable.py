@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from toponas_fx import ops
 from toponas_fx.calibration import Reads, feeding_kernels, why_not_normalizable
+from toponas_fx.model_reads import ModelReads
 from toponas_fx.purity import is_hooked, is_pure_module
 from toponas_fx.sharing import sharing_of
 from toponas_fx.signatures import is_norm, signature
@@ -23,26 +24,21 @@ class ModuleCalls:
     Attributes:
         gm: the model.
         reads: who reads which parameter.
-        counts: id of a module to the number of its calls.
+        model: who uses the modules and their buffers, and which memory changes.
         tied: ids of modules that took the place of others, once that is decided; None before.
     """
 
     gm: fx.GraphModule
     reads: Reads
-    counts: dict[int, int]
+    model: ModelReads
     tied: frozenset[int] | None
 
     @classmethod
     def of(cls, gm: fx.GraphModule) -> ModuleCalls:
         """Look over a model's graph."""
-        counts: dict[int, int] = {}
-        for node in gm.graph.nodes:
-            if node.op == "call_module":
-                key = id(gm.get_submodule(str(node.target)))
-                counts[key] = counts.get(key, 0) + 1
         sharing = sharing_of(gm)
         tied = frozenset(id(gm.get_submodule(kept)) for kept in sharing.ties.values()) if sharing.is_decided else None
-        return cls(gm, Reads.of(gm), counts, tied)
+        return cls(gm, Reads.of(gm), ModelReads.of(gm), tied)
 
     def module(self, call: fx.Node) -> nn.Module:
         """Return the module that a node calls."""
@@ -79,9 +75,17 @@ class ModuleCalls:
         module = self.module(call)
         if not is_pure_module(module) and (not is_norm(module) or is_hooked(module)):
             return "a module draws at random, writes in place, has hooks or is none whose effects are known"
-        if self.counts[id(module)] > 1:
+        if self.model.uses[id(module)] > 1:
             return "a module runs in several places"
+        if any(self.model.uses[id(buffer)] > 1 for buffer in module.buffers()):
+            return "something else reads what a norm counts"
         return None
+
+    def why_not_moved(self, call: fx.Node, place: fx.Node) -> str | None:
+        """Return why a call cannot run right before ``place``; what its module counts is counted once for all calls."""
+        memory = self.model.memory
+        late = memory.passed(call, place) - memory.writes.get(call, frozenset())
+        return "what a module reads is written in place before the modules that it would run with" if late else None
 
     def _why_not_calibrated(self, call: fx.Node) -> str | None:
         kernels = feeding_kernels(self.gm, call.args[0])  # type: ignore[arg-type]

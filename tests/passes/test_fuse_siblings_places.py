@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import toponas_fx
 from check_pass import lines_of, prepare
+from exactness import assert_runs_like
 from sibling_nets import X, assert_same, check_refuses, edge, net, summed
 from toponas_fx.passes import Deduplicate, DetectMixedOps, FoldWeights, FuseSiblings
 
@@ -125,7 +126,6 @@ PLACES = {
     drawn: FIXED,
     written_kernel: UNSTEADY,
     written_parameter: UNSTEADY,
-    counted: UNSTEADY,
     frozen_kernel: "its kernel, bias or weight is computed in another grad mode",
     of_a_sibling: MOVES,
 }
@@ -134,6 +134,16 @@ PLACES = {
 @pytest.mark.parametrize("forward", PLACES)
 def test_keeps_siblings_that_cannot_move(forward):
     check_refuses(net(forward=forward, other=nn.BatchNorm2d(4)), PLACES[forward])
+
+
+def test_keeps_a_sibling_whose_kernel_depends_on_what_a_norm_counts():
+    module = prepare(net(forward=counted, other=nn.BatchNorm2d(4)))
+    fast = toponas_fx.simplify(module, X.double(), passes=(FuseSiblings(),))
+    assert UNSTEADY in [refusal.reason for refusal in FuseSiblings().plan(fast.train()).refusals]
+    assert not lines_of(fast, "stacked_norm")
+    assert lines_of(fast.eval(), "stacked_norm"), "nothing counts in eval mode"
+    for training in (True, False):
+        assert_runs_like(fast.train(training), module.train(training), X.double())
 
 
 def test_keeps_a_folded_weight_that_is_drawn_after_the_first():

@@ -137,17 +137,18 @@ class Recorder(TorchFunctionMode):
             for inner, member in module.named_modules():
                 self.entered[f"{path}.{inner}" if inner else path] = None
                 self.saw_read(member, "training", member.training)
-            return self._call("call_module", path, args, kwargs, lambda: run(module, *args, **kwargs))
+            hidden = self._values.tensors
+            return self._call("call_module", path, args, kwargs, lambda: run(module, *args, **kwargs), hidden)
 
     def run_function(self, function: type[Function], run: Callable[..., Any], args: Any) -> Any:
         """Record ``Function.apply`` as one node, so that its own backward is kept."""
         with self._paused():
             return self._call("call_function", ops.ApplyFunction(function), args, {}, lambda: run(function, *args))
 
-    def _call(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+    def _call(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any], hidden: Any = ()) -> Any:
         self._check_modes()
         node_args, node_kwargs = self._values.argument(tuple(args)), self._values.argument(dict(kwargs))
-        tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [*(leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)), *hidden]
         versions = [_version(tensor) for tensor in tensors]
         value = run()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
@@ -181,8 +182,7 @@ class Recorder(TorchFunctionMode):
     # -- sizes -------------------------------------------------------------------------------------------------------
 
     def _size(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        value = func(*args, **kwargs)
-        tensor = args[0]
+        value, tensor = func(*args, **kwargs), args[0]
         if isinstance(value, int):
             dims = (kwargs.get("dim", args[1] if len(args) > 1 else None),) if name == "size" else ()
             method = "size" if name in ("size", "__len__") else "numel"

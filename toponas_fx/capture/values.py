@@ -31,6 +31,7 @@ class ValueTable:
     Attributes:
         graph: the nodes so far.
         owners: id of each tensor of the model to the path that reads it.
+        tensors: those of the model; what a hook writes is found by looking at all of them.
         scope: paths of the user's modules that are running, innermost last.
         failure: the first reason why the run cannot be recorded.
     """
@@ -39,6 +40,7 @@ class ValueTable:
         """Index the model's tensors."""
         self.graph = fx.Graph()
         self.owners: dict[int, TensorPath] = {}
+        self.tensors: list[Tensor] = []
         self.scope = [""]
         self.failure: CaptureError | None = None
         self._nodes: dict[int, fx.Node] = {}
@@ -47,6 +49,7 @@ class ValueTable:
         self._storages: dict[int, int] = {}
         for path, tensor in model_tensors(root):
             self.owners.setdefault(id(tensor), path)
+            self.tensors.append(tensor)
 
     def bind(self, tensor: Tensor, node: fx.Node) -> None:
         """Let ``node`` stand for ``tensor`` from now on."""
