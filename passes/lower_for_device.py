@@ -28,7 +28,7 @@ Refuses:
 
 1. the layout where something depends on how images lie in memory: a ``view`` of one, a stride that is read, code that
    is unknown (a module with hooks, a ``torch.autograd.Function``), numbers drawn for each pixel; where nothing
-   convolves an input, or where kernels, not images, are what convolutions read most of;
+   convolves an input, or it is written in place, or where kernels, not images, are what convolutions read most of;
 2. convolutions that are not depthwise; poolings that round sizes up or divide by a number of their own.
 """
 
@@ -44,6 +44,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import layouts, lean_ops, lean_pools, ops
 from toponas_fx.linear_ops import LinearOp, linear_op
+from toponas_fx.memory import Memory
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.fold_weights import USUAL_BATCH
 from toponas_fx.pools import AvgPool, avg_pool
@@ -199,9 +200,10 @@ def _are_images_large(operations: Sequence[LinearOp | None]) -> bool:
 
 
 def _convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:
-    """Yield the inputs that are images and that a convolution reads, unless they are converted already."""
+    """Yield the inputs that are images and that a convolution reads, unless converted already, or written in place."""
+    memory = Memory.of(gm)
     for node in gm.graph.nodes:
-        if node.op == "placeholder" and len(shape_of(node)) == 4 and not node.meta.get("mutates"):
+        if node.op == "placeholder" and len(shape_of(node)) == 4 and not memory.is_written(node):
             found = [linear_op(gm, user) for user in node.users]
             if any(operation is not None and operation.dims == 2 for operation in found):
                 yield node

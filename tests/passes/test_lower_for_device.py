@@ -151,3 +151,17 @@ def test_keeps_what_no_convolution_reads_and_what_is_not_depthwise():
     assert check_keeps(LowerForDevice(), net, X) == []
     net = nn.Sequential(nn.Conv2d(4, 8, 1, groups=4), nn.Conv2d(8, 4, 1, groups=2))
     assert check_keeps(LowerForDevice(layout=False), net, X) == []
+
+
+def test_keeps_the_layout_of_an_input_that_is_written_in_place_and_that_the_caller_looks_at():
+    def forward(self, x):
+        y = self.conv(x)
+        x.mul_(2)
+        return y + x
+
+    net = Net(forward, conv=nn.Conv2d(4, 4, 3, padding=1, bias=False)).requires_grad_(False)
+    assert check_keeps(LowerForDevice(layout=True), net, X) == []
+    given, expected = X.clone(), X.clone()
+    fast = toponas_fx.simplify(net, X.clone(), passes=(LowerForDevice(layout=True),))
+    assert torch.equal(fast(given), net(expected))
+    assert torch.equal(given, expected)
