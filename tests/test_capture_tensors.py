@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -265,3 +266,22 @@ def test_shape_of_weights_is_part_of_what_was_seen() -> None:
     for m in (fast, model):
         m.groups[0] = weights(4)
     assert torch.allclose(fast(x), model(x), rtol=0, atol=1e-12)
+
+
+class Dropping(nn.Module):
+    """Drops what it no longer needs, and looks whether that goes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in range(20):
+            dropped = x * factor
+            watch = weakref.ref(dropped)
+            x = dropped + 1
+            del dropped
+            assert watch() is None, "kept alive"
+        return x
+
+
+def test_what_forward_drops_is_not_kept_and_its_identity_may_come_back() -> None:
+    model = Dropping()
+    fast = compiled(model, image())
+    assert_runs_like(fast, model, image(seed=3))

@@ -53,7 +53,7 @@ class Recorder(TorchFunctionMode):
         self.decisions: list[str] = []
         self.is_watching = False
         self._paths = tree.paths
-        self._unsteady: set[int] = set()
+        self._unsteady: dict[int, Tensor] = {}
         self._finds_draws = finds_draws
         self._generators = foreign_generators()
         self._modes = _modes()
@@ -157,7 +157,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, Tensor) and any(value is tensor for tensor in tensors) and not written:
             value = value.view_as(value)  # a call that changed nothing still gets a value of its own
         if _has_size_of_data(target, args) or any(id(tensor) in self._unsteady for tensor in tensors):
-            self._unsteady.update(id(leaf) for leaf in _leaves(value) if isinstance(leaf, Tensor))
+            self._unsteady.update((id(leaf), leaf) for leaf in _leaves(value) if isinstance(leaf, Tensor))
         node = self.graph.create_node(op, target, node_args, node_kwargs)
         self._values.annotate(node, value, tuple(self._values.storage(tensor) for tensor in written))
         return self._result(node, value)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 import os
 import sys
+import weakref
 from collections import OrderedDict
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from toponas_fx import ops
 from toponas_fx.capture.advice import HOLD
@@ -45,16 +47,17 @@ class ValueTable:
         self.failure: CaptureError | None = None
         self._nodes: dict[int, fx.Node] = {}
         self._reads: set[fx.Node] = set()
-        self._alive: list[Any] = []
+        self._watched: list[Any] = []
         self._storages: dict[int, int] = {}
         for path, tensor in model_tensors(root):
             self.owners.setdefault(id(tensor), path)
             self.tensors.append(tensor)
 
     def bind(self, tensor: Tensor, node: fx.Node) -> None:
-        """Let ``node`` stand for ``tensor`` from now on."""
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
+        """Let ``node`` stand for ``tensor`` from now on, as long as it lives: another may get its identity then."""
+        key = id(tensor)
+        self._nodes[key] = node
+        self._watched.append(weakref.ref(tensor, lambda _: self._nodes.pop(key, None)))
 
     def own(self, tensor: Tensor, path: TensorPath) -> None:
         """Let a tensor of the model be read by ``path`` from now on: the one by which forward reached it."""
@@ -66,7 +69,7 @@ class ValueTable:
     def storage(self, tensor: Tensor) -> int:
         """Return the number of the memory that a tensor lies in."""
         storage = tensor.untyped_storage()
-        self._alive.append(storage)
+        self._watched.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]  # so its address stays its own
         return self._storages.setdefault(storage._cdata, len(self._storages))
 
     def annotate(self, node: fx.Node, value: Any, mutates: tuple[int, ...]) -> fx.Node:
