@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -86,3 +87,25 @@ def test_the_stock_pooling_runs_where_the_box_does_not() -> None:
     assert torch.equal(scaled_avg_pool2d(x, scale, *window), stock(x, window) * scale)
     batched = torch.func.vmap(lambda scale: scaled_avg_pool2d(x, scale, *window))(torch.tensor([0.5, 2.0]))
     assert torch.allclose(batched[1], stock(x, window) * 2)
+
+
+def test_the_box_stays_under_torch_compile() -> None:
+    graphs: list[str] = []
+
+    def backend(gm: Any, _: Any) -> Any:
+        graphs.append(gm.code)
+        return gm.forward
+
+    x, scale = torch.randn(2, 3, 7, 8, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    window = Window((3, 3), (1, 1), (1, 1), False)
+
+    def call(x: Tensor, scale: Tensor) -> Tensor:
+        return scaled_avg_pool2d(x, scale, *window) + avg_pool2d(x, *window)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = torch.autograd.grad(torch.compile(call, backend=backend)(x, scale).sin().sum(), (x, scale))
+    assert "autograd_function_apply" in "".join(graphs)
+    expected = torch.autograd.grad((stock(x, window) * scale + stock(x, window)).sin().sum(), (x, scale))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -2,7 +2,7 @@
 
 Their backward passes are plain torch code, so they are differentiable again. Where another mechanism than plain
 autograd looks on (``torch.compile``, ``torch.func``, forward-mode derivatives), the stock operations run; the depthwise
-convolution keeps its backward pass under ``torch.compile``, which has no better one.
+convolution, and the poolings made of it, keep theirs under ``torch.compile``, which has no better one.
 
 Shapes: ``N`` images, ``C`` channels, ``H`` and ``W`` pixels, ``k`` taps along each axis, ``n`` terms.
 """

@@ -42,7 +42,7 @@ def avg_pool2d(
         counts_padding: whether the zeros count in the mean.
     """
     window = Window(size, stride, padding, counts_padding)
-    if not _has_faster_box(x) or not torch.is_grad_enabled() or not sees_plain_autograd():
+    if not _has_faster_box(x) or not torch.is_grad_enabled() or not _may_differ():
         return F.avg_pool2d(x, size, stride, padding, count_include_pad=counts_padding)
     result: Tensor = _Pool.apply(x, window)
     return result
@@ -72,10 +72,15 @@ def scaled_avg_pool2d(
     Returns:
         ``f32[N,C,H',W']``.
     """
-    if x.dtype != scale.dtype or not sees_plain_autograd():
+    if x.dtype != scale.dtype or not _may_differ():
         return F.avg_pool2d(x, size, stride, padding, count_include_pad=counts_padding) * scale
     result: Tensor = _ScaledPool.apply(x, scale, Window(size, stride, padding, counts_padding))
     return result
+
+
+def _may_differ() -> bool:
+    """Tell whether own backward passes are followed: dynamo traces them, and has no faster pooling on CPUs."""
+    return torch.compiler.is_compiling() or sees_plain_autograd()
 
 
 def _has_faster_box(x: Tensor) -> bool:
@@ -129,26 +134,31 @@ class _ScaledPool(Function):
 
 def _means(x: Tensor, window: Window, scale: Tensor | None = None) -> Tensor:
     """Pool as a depthwise convolution, and multiply by a scale."""
-    box = _box(x.shape[1], window.size, x.dtype)
+    box = _known(_box)(x.shape[1], window.size, x.dtype)
     if scale is not None:
         box = box * scale
     pooled = F.conv2d(x, box, None, window.stride, window.padding, 1, x.shape[1])
     if not window.counts_padding and any(window.padding):
-        pooled *= _border(window, x.shape[2], x.shape[3], x.dtype)
+        pooled *= _known(_border)(window, x.shape[2], x.shape[3], x.dtype)
     return pooled
 
 
 def _spread(grad: Tensor, shape: torch.Size, window: Window) -> Tensor:
     """Apply the transposed pooling."""
     if not window.counts_padding and any(window.padding):
-        grad = grad * _border(window, shape[2], shape[3], grad.dtype)
+        grad = grad * _known(_border)(window, shape[2], shape[3], grad.dtype)
     parts = zip(shape[2:], window.padding, window.size, window.stride, strict=True)
     rest = tuple((whole + 2 * pad - taps) % step for whole, pad, taps, step in parts)
-    box = _box(shape[1], window.size, grad.dtype)
+    box = _known(_box)(shape[1], window.size, grad.dtype)
     if window.stride == (1, 1) and all(pad < taps for pad, taps in zip(window.padding, window.size, strict=True)):
         border = tuple(taps - 1 - pad for pad, taps in zip(window.padding, window.size, strict=True))
         return F.conv2d(grad, box, None, 1, border, 1, shape[1])
     return F.conv_transpose2d(grad, box, None, window.stride, window.padding, rest, shape[1])
+
+
+def _known(function: Any) -> Any:
+    """Return a cached function, without its cache where dynamo would warn of that."""
+    return function.__wrapped__ if torch.compiler.is_compiling() else function
 
 
 @functools.lru_cache(maxsize=64)
