@@ -208,3 +208,32 @@ def test_noise_is_not_chosen():
     assert not sorted(ratios)[len(ratios) * 3 // 4] < tuning.WORTH
     lost = tuning._ratios(Noisy("one", iter([1.0] * 4), None), Noisy("other", iter([0.5] * 4), None))
     assert lost == [2.0] * 3
+
+
+class Counting(Edges):
+    """Reads how often a norm has counted."""
+
+    def forward(self, x):
+        factor = 2.0 if self.edges[0][0][2].num_batches_tracked > 1 else 1.0
+        return factor * super().forward(x)
+
+
+def test_a_model_whose_runs_differ_is_not_tuned(capsys):
+    torch.manual_seed(0)
+    model = Counting().double()
+    fast = toponas_fx.simplify(model, image(), tune=True)
+    assert fast.report.notes[-1].startswith("not tuned: two runs of the example inputs differ: the recorded run read")
+    assert not capsys.readouterr().out
+    assert fast(image()).shape == image().shape
+
+
+def test_writes_to_no_input(monkeypatch):
+    class Writing(Edges):
+        def forward(self, x):
+            x += 1
+            return super().forward(x)
+
+    measuring(monkeypatch)
+    x = image()
+    toponas_fx.simplify(Writing().double(), x, tune=True)
+    assert torch.equal(x, image())

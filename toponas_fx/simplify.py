@@ -19,7 +19,7 @@ from toponas_fx.capture import capture
 from toponas_fx.capture.inputs import as_inputs, infer_inputs
 from toponas_fx.compiler import build_program
 from toponas_fx.costs import Costs, graph_costs
-from toponas_fx.errors import ArgumentError, CaptureError, InputError, ToponasError
+from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, ToponasError
 from toponas_fx.kernels import leave_layer, normalized_values, watch_layers
 from toponas_fx.mixtures import mixtures
 from toponas_fx.model import SimplifiedModule
@@ -122,7 +122,10 @@ def simplify(
 
 def _tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
     """Choose among exact alternatives, and print what was chosen; leave no program that the original outruns."""
-    tuned = measure_alternatives(fast, model, inputs)
+    try:
+        tuned = measure_alternatives(fast, model, inputs)
+    except (CaptureError, GuardFailure) as error:
+        return [f"not tuned: two runs of the example inputs differ: {error}"]
     told = list(tuned.lines())
     for line in told:
         print(f"toponas_fx: {line}")

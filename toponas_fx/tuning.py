@@ -91,8 +91,13 @@ def tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> T
 
     Returns:
         What was chosen, and what a step takes of the original's.
+
+    Raises:
+        CaptureError: another capture of the same inputs cannot be repeated.
+        GuardFailure: a run of the same inputs reads something else from its data.
     """
     state = fast._toponas
+    inputs = pytree.tree_map_only(Tensor, torch.clone, inputs)  # forward may write to them
     key = _key(fast, inputs)
     known = load_tuned(key)
     if known is not None:
