@@ -26,7 +26,7 @@ def measured_report(fast: nn.Module, state: State, inputs: tuple[Any, ...]) -> R
     """
     report: Report = state.report
     as_written = MethodType(state.user_forward, fast)
-    with no_trace(fast), _training(fast):
+    with no_trace(fast), in_training(fast):
         before = _measured(report.before, as_written, fast, inputs)
         after = _measured(report.after, fast, fast, inputs)
     return dataclasses.replace(report, before=before, after=after)
@@ -38,7 +38,8 @@ def _measured(costs: Costs, call: Callable[..., Any], model: nn.Module, inputs: 
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Put a model into training mode, and each of its modules back into its own on exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -24,6 +23,7 @@ from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import no_trace
 from toponas_fx.compiler import build_program
 from toponas_fx.graph_text import format_graph
+from toponas_fx.measure import in_training
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import BatchKernels, FuseSiblings, LowerForDevice, MergeKernels
@@ -126,7 +126,7 @@ def tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> T
             if is_faster:
                 state.passes, state.programs[0] = passes, program
                 chosen.append(answer.text)
-        with _training(model), no_trace(model):
+        with in_training(model), no_trace(model):
             best = _step("the best", fast, state.programs[0], inputs)
             ratios = _ratios(best, Step("the original", lambda: model(*inputs), model))
     tuned = Tuned(tuple(chosen), tuple(told), statistics.median(ratios), _device(inputs))
@@ -214,14 +214,3 @@ def _ratios(step: Step, other: Step) -> list[float]:
 def _wait() -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -12,6 +12,7 @@ import torch
 from benchmarks.rows import CHANNELS_LAST, COMPILED, SPACES, UNTOUCHED, Row, Size
 from benchmarks.steps import Quartiles
 from benchmarks.tables import NOTHING, Table
+from toponas_fx.tuning_cache import processor_name
 
 
 @dataclass
@@ -127,22 +128,13 @@ class Results:
 def machine() -> dict[str, Any]:
     """Describe what the numbers were measured on."""
     found = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
     return {**found, "gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else found
-
-
-def _processor() -> str:
-    """Return the processor's name where the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, IndexError):
-        return platform.processor() or platform.machine()
 
 
 def _number(value: float | None, spec: str) -> str:
