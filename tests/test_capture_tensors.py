@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 import toponas_fx
 from exactness import assert_runs_like, compiled, image, left_as_written, no_capture, weights
+from toponas_fx.capture.values import ValueTable
 
 KINDS = ("parameter", "buffer", "tensor", "list", "tuple", "dict", "nested", "object", "parameter_list", "below")
 
@@ -285,3 +286,13 @@ def test_what_forward_drops_is_not_kept_and_its_identity_may_come_back() -> None
     model = Dropping()
     fast = compiled(model, image())
     assert_runs_like(fast, model, image(seed=3))
+
+
+def test_a_dropped_tensor_s_identity_stands_for_nothing() -> None:
+    table = ValueTable(nn.Module())
+    tensor = torch.zeros(2)
+    table.bind(tensor, table.graph.placeholder("x"))
+    assert table.argument(tensor).name == "x"
+    identity = id(tensor)
+    del tensor
+    assert identity not in table._nodes
