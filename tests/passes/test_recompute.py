@@ -101,6 +101,16 @@ def test_a_chain_of_them():
     assert len(record.changes) == 3  # the ReLU's own input is what one pooling makes, and nothing else keeps that
 
 
+def test_two_in_a_row_where_both_inputs_are_kept():
+    def forward(self, x):
+        x = self.stem(x)
+        pooled = F.max_pool2d(x, 3, 1, 1)
+        return self.conv(F.relu(pooled)) + self.norm(pooled) + self.norm2(x)
+
+    _, record = check_pass(Recompute(), Net(forward, **dict(net()._modules)), X)
+    assert len(record.changes) == 2
+
+
 def keeps(forward, reason, **parts):
     return check_keeps(Recompute(), Net(forward, stem=conv(3), conv=conv(), **parts), X, reason)
 
