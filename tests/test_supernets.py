@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 import pickle
 import warnings
@@ -21,6 +22,8 @@ from equality import double, scatter_statistics
 from exactness import assert_close, assert_runs_like, observe
 from idiom import Idiom
 from toponas_fx.capture.owners import TensorPath, model_tensors
+from toponas_fx.passes import DEFAULT_PASSES
+from toponas_fx.tuning import ANSWERS
 
 pytestmark = pytest.mark.parametrize("kind", IDIOMS, ids=lambda kind: kind.__name__)
 
@@ -237,8 +240,9 @@ def rebind(model: Any, path: TensorPath, fresh: Any) -> None:
     setattr(model.get_submodule(owner), name, fresh)
 
 
-def test_recomputing_changes_no_number(kind: type[Idiom]) -> None:
+def test_recomputing_and_what_tuning_may_choose_change_no_number(kind: type[Idiom]) -> None:
     model = build(kind)
-    fast = simplified(model, mode="exact", recompute=True)
+    passes = functools.reduce(lambda passes, answer: answer.change(passes), ANSWERS, DEFAULT_PASSES)
+    fast = simplified(model, mode="exact", recompute=True, passes=passes)
     with quietly(kind):
         agrees(fast, model)
