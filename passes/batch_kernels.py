@@ -106,6 +106,7 @@ from torch import Tensor, fx, nn
 from toponas_fx import batched_ops, ops
 from toponas_fx.memory import Memory
 from toponas_fx.pass_contract import Pass, Plan, Semantics
+from toponas_fx.passes.normalize_kernels import is_normalized
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
 
@@ -209,10 +210,8 @@ def _key(node: fx.Node, largest: int) -> tuple[Any, ...] | None:
 
 def _normalizes(node: fx.Node) -> bool:
     """Tell whether a product is that of a kernel and its own scale, which nothing else reads."""
-    kernel, scale = node.args[:2]
-    if not isinstance(scale, fx.Node) or scale.target is not ops.kernel_scale or list(scale.users) != [node]:
-        return False
-    return scale.args[0] is kernel and _type(kernel) is not None
+    args: Any = node.args
+    return is_normalized(node) and list(args[1].users) == [node] and _type(args[0]) is not None
 
 
 def _is_read_by_items(node: fx.Node) -> bool:

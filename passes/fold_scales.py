@@ -67,6 +67,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.passes.normalize_kernels import is_normalized
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
 
@@ -101,7 +102,7 @@ class FoldScales(Pass):
         refusals: list[Refusal] = []
         for node in gm.graph.nodes:
             merging = [user for user in node.users if user.target is ops.merge_kernels and node in user.args[0]]
-            if node.target is not operator.mul or not merging or not _is_normalized(node):
+            if node.target is not operator.mul or not merging or not is_normalized(node):
                 continue
             if node.args[1].args[1] != "kernel":
                 refusals.append(Refusal((node,), "its scale is one number for each filter"))
@@ -125,11 +126,6 @@ class FoldScales(Pass):
                         weights[index] = _scaled(rewriter, weights[index], scale)
             rewriter.update(merging, (kernels, weights, *merging.args[2:]))
         rewriter.erase_unread([product])
-
-
-def _is_normalized(product: fx.Node) -> bool:
-    kernel, scale = product.args[:2]
-    return isinstance(scale, fx.Node) and scale.target is ops.kernel_scale and scale.args[0] is kernel
 
 
 def _scaled(rewriter: Rewriter, weight: Any, scale: Any) -> Any:

@@ -169,6 +169,12 @@ class NormalizeKernels(Pass):
         rewriter.erase_unread(reads)
 
 
+def is_normalized(product: fx.Node) -> bool:
+    """Tell whether a product is that of a kernel and its own scale, as this pass writes it."""
+    kernel, scale = product.args[:2]
+    return isinstance(scale, fx.Node) and scale.target is ops.kernel_scale and scale.args[0] is kernel
+
+
 def convolve(
     rewriter: Rewriter, operation: LinearOp, kernel: fx.Node, bias: Any, padding: Sequence[int], dilation: Sequence[int]
 ) -> fx.Node:
