@@ -110,7 +110,7 @@ class Architect:
     def _hessian_vector_product(self, vector: Sequence[Tensor], train: Batch) -> list[Tensor]:
         """Return d_a d_w L_train * vector, one tensor an architecture weight."""
         weights = list(_named_weights(self.model).values())
-        distance = self.r / torch.cat([v.flatten() for v in vector]).norm().item()
+        distance = self.r / torch.cat([v.view(-1) for v in vector]).norm().item()
         _move(weights, vector, distance)
         ahead = torch.autograd.grad(self.model._loss(*train), self.model.arch_parameters())
         _move(weights, vector, -2 * distance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +70,10 @@ class BenchmarkTable:
     def look_up(self, arch: str) -> BenchmarkEntry | None:
         """Return the row of a cell, None where there is none."""
         return self._entries.get(arch)
+
+    def entries(self) -> Iterable[BenchmarkEntry]:
+        """Return all rows."""
+        return self._entries.values()
 
 
 class BenchmarkApi:

@@ -6,6 +6,7 @@ architecture weights, `validation` tells how well both did.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,13 +64,14 @@ def load_digits(image_size: int = 8, seed: int = 0) -> SearchData:
     return _split(TensorDataset(images, torch.from_numpy(digits.target)), 1, len(digits.target_names), seed)
 
 
-def load_folder(root: Path, image_size: int = 32, seed: int = 0) -> SearchData:
+def load_folder(root: Path, image_size: int = 32, seed: int = 0, *, in_memory: bool = False) -> SearchData:
     """Return the images below a folder, read when needed, in RGB from about -2 to 2.
 
     Args:
         root: a folder with one folder a class, or one whose `train` is such a folder.
         image_size: side to which each image is resized.
         seed: decides which image goes to which part.
+        in_memory: read all images now, once for all calls of this process.
 
     Raises:
         ValueError: there is no such folder, or what is in it is not at least two classes of images.
@@ -79,14 +81,24 @@ def load_folder(root: Path, image_size: int = 32, seed: int = 0) -> SearchData:
     train = root / "train"  # unless `train` is itself a class, full of images
     if train.is_dir() and any(child.is_dir() for child in train.iterdir()):
         root = train
-    transform = Compose([Resize((image_size, image_size)), ToTensor(), Normalize([0.5] * 3, [0.25] * 3)])
     try:
-        folder = ImageFolder(str(root), transform)
+        folder = _folder(root, image_size)
     except FileNotFoundError as error:
         raise ValueError(f"{root} is not one folder of images for each class: {error}") from error
     if len(folder.classes) < 2:
         raise ValueError(f"{root} has only the class {folder.classes[0]!r}; a search needs at least two")
-    return _split(folder, 3, len(folder.classes), seed)
+    return _split(_in_memory(root, image_size) if in_memory else folder, 3, len(folder.classes), seed)
+
+
+def _folder(root: Path, image_size: int) -> ImageFolder:
+    transform = Compose([Resize((image_size, image_size)), ToTensor(), Normalize([0.5] * 3, [0.25] * 3)])
+    return ImageFolder(str(root), transform)
+
+
+@functools.cache
+def _in_memory(root: Path, image_size: int) -> TensorDataset:
+    images, targets = zip(*_folder(root, image_size), strict=True)
+    return TensorDataset(torch.stack(images), torch.tensor(targets))
 
 
 def _split(dataset: Dataset, in_channels: int, num_classes: int, seed: int) -> SearchData:

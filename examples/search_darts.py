@@ -60,11 +60,13 @@ def _cell_lines(genotype: Genotype) -> str:
     return "\n".join(lines)
 
 
-def _strengthen(search: Search, progress: float) -> None:
+def strengthen(search: Search, progress: float) -> None:
+    """Let beta-decay grow linearly."""
     search.architect.strength = STRENGTH * progress
 
 
-def _cool(search: Search, progress: float) -> None:
+def cool(search: Search, progress: float) -> None:
+    """Lower GDAS' temperature linearly."""
     search.model.set_tau(TAU + (TAU_MIN - TAU) * progress)
 
 
@@ -74,9 +76,9 @@ def _anneal_temperature(search: Search, progress: float) -> None:
 
 METHODS = {
     "darts": Method("DARTS", _darts, _cell_lines),
-    "beta-darts": Method("β-DARTS", _darts, _cell_lines, BetaArchitect, _strengthen),
+    "beta-darts": Method("β-DARTS", _darts, _cell_lines, BetaArchitect, strengthen),
     "pc-darts": Method("PC-DARTS", _pcdarts, _cell_lines),
-    "gdas": Method("GDAS on NAS-Bench-201", _gdas, node_lines, anneal=_cool),
+    "gdas": Method("GDAS on NAS-Bench-201", _gdas, node_lines, anneal=cool),
     "fbnet": Method("FBNet's method on mobile blocks", _mobile, "\n".join, anneal=_anneal_temperature),
 }
 SAMPLING = ("gdas", "fbnet")

@@ -58,6 +58,7 @@ from toponas_fx.memory import Memory, why_not_gathered
 from toponas_fx.mixtures import edge_numbers, is_mixed_sum
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.rewriter import Rewriter
+from toponas_fx.stacks import inputs_of
 
 
 @dataclass(frozen=True)
@@ -227,19 +228,7 @@ def _is_scalar(node: Any) -> bool:
     known = node.meta.get("type") if isinstance(node, fx.Node) else None
     if known is None or math.prod(known.shape) != 1 or not known.dtype.is_floating_point:
         return False
-    return not known.shape or not _depends_on_input(node)
-
-
-def _depends_on_input(node: fx.Node) -> bool:
-    seen, queue = {node}, [node]
-    while queue:
-        current = queue.pop()
-        if current.op == "placeholder":
-            return True
-        fresh = [parent for parent in current.all_input_nodes if parent not in seen]
-        seen.update(fresh)
-        queue += fresh
-    return False
+    return not known.shape or next(inputs_of(node), None) is None
 
 
 def _is_zeros(node: fx.Node) -> bool:

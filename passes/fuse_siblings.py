@@ -142,9 +142,7 @@ class FuseSiblings(Pass):
 
     def apply(self, match: Siblings, rewriter: Rewriter) -> None:
         """Put one convolution and one norm where the first convolution stands."""
-        gm = rewriter.gm
-        again = [_sibling(gm, linear_op(gm, member.operation.node)) for member in match.members]
-        members = [member for member in again if member is not None]  # read anew: what they read may be fused by now
+        gm, members = rewriter.gm, match.members
         first = members[0].operation
         sources = {parent for node in match.nodes for parent in node.all_input_nodes if parent.op == "get_attr"}
         kernel_kinds = [_type(gm, member.operation.kernel) for member in members]

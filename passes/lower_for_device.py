@@ -10,52 +10,56 @@ Before::
 After::
 
     %0 = input input
-    %1 = channels_last(%0)
-    %2 = attr 0.weight
-    %3 = attr 0.bias
-    %4 = depthwise_conv2d(%1, %2, %3, (1, 1), (1, 1), (1, 1))
-    %5 = ReLU[1](%4)
-    %6 = standard_layout(%5)
-    return %6
+    %1 = attr 0.weight
+    %2 = takes_over([%0], %1)
+    %3 = channels_last(%0, %2)
+    %4 = attr 0.weight
+    %5 = attr 0.bias
+    %6 = depthwise_conv2d(%3, %4, %5, (1, 1), (1, 1), (1, 1))
+    %7 = ReLU[1](%6)
+    %8 = original_layout(%7, %2)
+    return %8
 
 Three rewrites, all measured on CPUs; on other devices, for other dtypes and under ``torch.compile`` the new nodes do
 what the old ones did, and decide that at each run. (1) A depthwise convolution gets a backward pass of its own
 (``lean_ops.depthwise_conv2d``, with the formula). (2) An average pooling becomes a depthwise convolution with a box
 (``lean_pools.avg_pool2d``). (3) Images enter in channels-last layout, which convolutions and norms hand on: poolings,
-and the backward passes of convolutions, read memory in order. Tensors leave in the usual layout.
+and the backward passes of convolutions, read memory in order. What leaves lies as it does in the original: outputs, and
+gradients to inputs and parameters (``layouts``); so kernels of many taps are read through ``own_layout``. A narrow 1x1
+convolution with a stride reads the pixels that the stride leaves: oneDNN writes past its memory there otherwise.
 
 Refuses:
 
 1. the layout where something depends on how images lie in memory: a ``view`` of one, a stride that is read, code that
-   is unknown (a module with hooks, a ``torch.autograd.Function``), numbers drawn for each pixel; where nothing
-   convolves an input, or it is written in place, or where kernels, not images, are what convolutions read most of;
+   is unknown (a module with hooks, a ``torch.autograd.Function``), numbers drawn for each pixel; where forward
+   chooses the layout itself, by a ``memory_format``; where nothing convolves an input, or it is written in place, or
+   where kernels, not images, are what convolutions read most of;
 2. convolutions that are not depthwise; poolings that round sizes up or divide by a number of their own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import layouts, lean_ops, lean_pools, ops
+from toponas_fx import image_layouts, layouts, lean_ops, lean_pools
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.memory import Memory
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.passes.fold_weights import USUAL_BATCH
+from toponas_fx.passes.normalize_kernels import convolve
 from toponas_fx.pools import AvgPool, avg_pool
-from toponas_fx.purity import is_hooked, is_random
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.stacks import shape_of
 from toponas_fx.tensor_type import TensorType
 
 IMAGES_PER_KERNEL = 4
 """Numbers in images, for each one in a kernel, from which on the layout pays."""
-_READS_LAYOUT = ("as_strided", "stride", "is_contiguous", "data_ptr", "storage", "untyped_storage", "storage_offset")
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,10 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Images:
-    """The inputs that are convolved."""
+    """The inputs that are convolved, and the path of a kernel of the model, which tells how its kernels lie."""
 
     inputs: tuple[fx.Node, ...]
+    kernel: str | None
 
     @property
     def nodes(self) -> Sequence[fx.Node]:
@@ -137,10 +142,12 @@ class LowerForDevice(Pass):
         if not inputs:
             return Plan(tuple(matches), ())
         for node in gm.graph.nodes:
-            reason = _why_not(gm, node)
+            reason = image_layouts.why_not(gm, node)
             if reason is not None:
                 return Plan(tuple(matches), (Refusal((node,), reason),))
-        return Plan((*matches, Images(inputs)), ())
+        kernels = [found.kernel for found in operations if found is not None and found.dims == 2]
+        kernel = next((kernel for kernel in kernels if isinstance(kernel, str)), None)
+        return Plan((*matches, Images(inputs, kernel)), ())
 
     def apply(self, match: Depthwise | Pooling | Images, rewriter: Rewriter) -> None:
         """Put the faster operation in the place of the other, or convert what enters and what leaves."""
@@ -154,17 +161,7 @@ class LowerForDevice(Pass):
         if isinstance(match, Depthwise):
             _lower(match.operation, rewriter)
             return
-        for node in match.inputs:
-            readers = list(node.users)
-            with rewriter.before(node.next, node):
-                fresh = rewriter.call_function(layouts.channels_last, (node,), type=node.meta["type"])
-            for reader in readers:
-                rewriter.redirect(reader, node, fresh)
-        (output,) = (node for node in rewriter.gm.graph.nodes if node.op == "output")
-        for node in [node for node in output.all_input_nodes if len(shape_of(node)) > 3]:
-            with rewriter.before(output, node):
-                fresh = rewriter.call_function(layouts.standard_layout, (node,), type=node.meta["type"])
-            rewriter.redirect(output, node, fresh)
+        _convert(match, rewriter)
 
 
 def _is_depthwise(operation: LinearOp) -> bool:
@@ -188,6 +185,80 @@ def _as_node(rewriter: Rewriter, value: str | fx.Node | None) -> fx.Node | None:
     return rewriter.read(value, type=TensorType.of(rewriter.gm.get_parameter(value)))
 
 
+def _convert(match: Images, rewriter: Rewriter) -> None:
+    """Bring images to channels-last layout where they come in, and what leaves to the layout it had."""
+    gm = rewriter.gm
+    given = [node for node in image_layouts.given_tensors(gm) if node not in match.inputs]
+    exits = image_layouts.exits(gm.graph)
+    *_, last = (node for node in gm.graph.nodes if node.op == "placeholder")
+    with rewriter.after(last, *match.inputs):
+        kernel = _as_node(rewriter, match.kernel)
+        converts = rewriter.call_function(layouts.takes_over, (list(match.inputs), kernel))
+
+    def wrap(target: Any, node: fx.Node, readers: Iterable[fx.Node], place: fx.Node) -> None:
+        readers = [reader for reader in readers if reader is not converts and reader not in exits]
+        with rewriter.before(place, node):
+            fresh = rewriter.call_function(target, (node, converts), type=node.meta.get("type"))
+        for reader in readers:
+            rewriter.redirect(reader, node, fresh)
+
+    for found in [linear_op(gm, node) for node in gm.graph.nodes]:
+        if image_layouts.is_overrun(found):
+            _without_stride(found, rewriter)
+    for node in match.inputs:
+        wrap(layouts.channels_last, node, list(node.users), converts.next)
+    for node in given:
+        wrap(layouts.own_layout, node, list(node.users), max(node, converts).next)
+    for planned in image_layouts.own_kernels(gm):
+        operation = rewriter.current(planned)
+        with rewriter.before(operation.node):
+            own: Any = _as_node(rewriter, operation.kernel)
+            bias = _as_node(rewriter, operation.bias)
+            new = convolve(rewriter, operation, own, bias, operation.padding, operation.dilation)
+        new.meta["scope"] = str(operation.node.target)  # it runs where the module did
+        wrap(layouts.own_layout, own, [new], new)
+        rewriter.replace(operation.node, new)
+    for node in image_layouts.kept_as_they_are(gm):
+        wrap(layouts.original_layout, node.all_input_nodes[0], [node], node)
+        wrap(layouts.channels_last, node, list(node.users), node.next)
+    _bring_back(exits, converts, rewriter)
+
+
+def _without_stride(operation: LinearOp, rewriter: Rewriter) -> None:
+    """Let a 1x1 convolution read each pixel of the few that its stride leaves, in whichever layout."""
+    if any(operation.padding):
+        return
+    node, kind = operation.node, operation.value.meta["type"]
+    less = TensorType(kind.dtype, (*kind.shape[:2], *shape_of(node)[2:]))
+    with rewriter.before(node):
+        kernel, bias = _as_node(rewriter, operation.kernel), _as_node(rewriter, operation.bias)
+        pixels = rewriter.call_function(layouts.every, (operation.value, operation.stride), type=less)
+        dense: Any = replace(operation, value=pixels, stride=(1, 1))
+        new = convolve(rewriter, dense, kernel, bias, (0, 0), (1, 1))  # type: ignore[arg-type]
+    new.meta["scope"] = str(node.target) if node.op == "call_module" else node.meta["scope"]
+    rewriter.replace(node, new)
+
+
+def _bring_back(exits: Sequence[fx.Node], converts: fx.Node, rewriter: Rewriter) -> None:
+    """Return each tensor as it lies in the original; what else is computed from it is computed from what is returned.
+
+    So a caller who asks for gradients to what a model returned gets them.
+    """
+    gm = rewriter.gm
+    memory = Memory.of(gm)
+    for node, readers in image_layouts.returned(gm, exits).items():
+        others = [] if memory.is_written(node) else [user for user in node.users if user not in readers]
+        order = (node.meta["order"],) if "order" in node.meta else ()
+        kind = node.meta["type"]
+        with rewriter.before(node.next if others else min(readers), node):
+            fresh = rewriter.call_function(layouts.original_layout, (node, converts, *order), type=kind)
+            resumed = rewriter.call_function(layouts.resumed, (fresh, node), type=kind) if others else fresh
+        for reader in readers:
+            rewriter.redirect(reader, node, fresh)
+        for other in others:
+            rewriter.redirect(other, node, resumed)
+
+
 def _are_images_large(operations: Sequence[LinearOp | None]) -> bool:
     """Tell whether images, not kernels, are what convolutions read most of: the layout speeds up work on images."""
     images = kernels = 0
@@ -207,39 +278,6 @@ def _convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:
             found = [linear_op(gm, user) for user in node.users]
             if any(operation is not None and operation.dims == 2 for operation in found):
                 yield node
-
-
-def _why_not(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    """Return why a node would notice the layout, or None."""
-    if is_random(gm, node) and all(
-        any(_is_image(shape_of(n)) for n in part) for part in ([node], node.all_input_nodes)
-    ):
-        return "numbers are drawn for an image in the order in which it lies in memory"
-    if node.op == "call_module":
-        module = gm.get_submodule(str(node.target))
-        is_known = type(module).__module__.startswith("torch.nn.modules") and not is_hooked(module)
-        return None if is_known else f"`{node.target}` may depend on how images lie in memory"
-    if node.op == "call_function" and isinstance(node.target, ops.ApplyFunction):
-        return f"`{node.target.__name__}` may depend on how images lie in memory"
-    if node.op != "call_method":
-        return None
-    if node.target in _READS_LAYOUT:
-        return f"`{node.target}` depends on how images lie in memory"
-    return "a view of an image depends on how it lies in memory" if _is_fragile_view(node) else None
-
-
-def _is_fragile_view(node: fx.Node) -> bool:
-    """Tell whether a view could fail on channels-last images: it may split channels, not merge what lies apart."""
-    if node.target not in ("view", "view_as"):
-        return False
-    viewed: Any = node.args[0]
-    before, after = shape_of(viewed), shape_of(node)
-    splits_channels = after[:1] == before[:1] and len(after) > 3 and after[-2:] == before[-2:] and len(before) == 4
-    return _is_image(before) and not splits_channels and viewed.target != "contiguous"
-
-
-def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) > 3 and any(size > 1 for size in shape[2:])
 
 
 def example() -> tuple[nn.Module, Tensor]:

@@ -116,9 +116,7 @@ class MergeKernels(Pass):
 
     def apply(self, match: Mergeable, rewriter: Rewriter) -> None:
         """Sum the kernels, then convolve once."""
-        sum_node, grid = match.sum_node, match.grid
-        read = [linear_op(rewriter.gm, node) for node in match.nodes]  # anew: what they read may have been replaced
-        operations = [operation for operation in read if operation is not None]
+        sum_node, operations, grid = match.sum_node, match.operations, match.grid
         terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
         weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
         edges: list[int] = list(sum_node.args[2])  # type: ignore[arg-type]

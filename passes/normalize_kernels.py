@@ -149,9 +149,8 @@ class NormalizeKernels(Pass):
         if isinstance(match, BareRead):
             _normalize_read(match, rewriter)
             return
-        node = match.operation.node
-        operation = linear_op(rewriter.gm, node)  # anew: an earlier match may have replaced what it reads
-        assert operation is not None
+        operation = match.operation
+        node = operation.node
         assert isinstance(operation.kernel, str)
         with rewriter.before(node):
             kernel = _read(rewriter, operation.kernel)

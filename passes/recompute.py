@@ -103,10 +103,8 @@ class Recompute(Pass):
 
     def apply(self, match: Cheap, rewriter: Rewriter) -> None:
         """Put the operation that keeps a recipe in the place of the other."""
-        cheap = _read(rewriter.gm, match.node)  # anew: what it reads may have been replaced
-        assert cheap is not None
         with rewriter.before(match.node):
-            fresh = rewriter.call_function(cheap.target, cheap.args, type=match.node.meta.get("type"))
+            fresh = rewriter.call_function(match.target, match.args, type=match.node.meta.get("type"))
         rewriter.replace(match.node, fresh)
 
 

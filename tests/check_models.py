@@ -89,14 +89,43 @@ class WeightsGiven(Supernet):
         return x
 
 
-class Reserved(Supernet):
-    """Has an attribute of a name that a simplified model needs."""
-
-    graph = None
-
-
 def breaks() -> nn.Module:
     raise OSError("no such checkpoint")
+
+
+def leaves() -> nn.Module:
+    raise SystemExit(3)
+
+
+def interrupts() -> nn.Module:
+    raise KeyboardInterrupt
+
+
+class Interrupted(Supernet):
+    """The user's interrupt comes while it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+
+class Given(nn.Module):
+    """Keeps what it was given."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.args, self.kwargs = args, kwargs
+
+
+class OfWidth(nn.Module):
+    """A mixture that takes its image by name, made with arguments."""
+
+    def __init__(self, count: int, norm: Any) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(nn.Sequential(nn.Conv2d(C, C, 1), norm(C)) for _ in range(count))
+        self.alphas = nn.Parameter(torch.zeros(count))
+
+    def forward(self, *, x: Tensor) -> Any:
+        return sum(w * op(x) for w, op in zip(self.alphas.softmax(-1), self.ops, strict=True))
 
 
 def needs(channels: int) -> nn.Module:

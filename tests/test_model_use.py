@@ -48,7 +48,7 @@ def test_a_new_model_of_another_structure_is_simplified_from_the_start(monkeypat
     fast = toponas_fx.simplify(network(4), batch()[0])
     with counted_captures(monkeypatch) as found:
         wider = fast.wider(6)
-    assert len(found) == 2
+    assert len(found) == 1, "both modes at once"
     assert type(wider) is type(fast)
     wider.alphas_normal.data = wider.alphas_normal.data.double()
     for vertex in ((2, 3), (3, 1)):
@@ -117,6 +117,7 @@ def assert_agrees(fast: Any, x: Tensor) -> None:
         assert torch.allclose(fast(x), expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:Network runs as its user wrote it in a later call:UserWarning")
 @pytest.mark.parametrize(
     "path", ["stem.1", "cells.0._ops.2.op.1", "cells.0._ops.3.op.2", "cells.1._ops.3", "classifier"]
 )

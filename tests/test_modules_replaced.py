@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import toponas_fx
 from exactness import image
+from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import ToponasError
 
 USES: dict[str, Callable[[Any], Any]] = {
@@ -63,3 +64,11 @@ def test_there_is_no_graph_of_what_was_replaced() -> None:
     for look in (fast.topology, fast.recompile, lambda: fast.code, lambda: fast.graph):
         with pytest.raises(ToponasError, match="not run in this mode"):
             look()
+
+
+def test_another_order_of_the_same_children_is_another_tree() -> None:
+    root = nn.ModuleDict({"a": nn.ReLU(), "b": nn.Tanh()})
+    index = TreeIndex.of(root)
+    assert index.is_current()
+    root["a"] = root.pop("a")
+    assert not index.is_current()

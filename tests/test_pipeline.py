@@ -189,7 +189,7 @@ def test_tells_the_observer_after_each_run_of_a_pass():
     run_passes(
         model(), [ReplaceRelu(), Repeat(ReplaceTanh())], lambda pass_, gm: seen.append((pass_.name, text_of(gm)))
     )
-    assert [name for name, _ in seen] == ["replace-relu", "replace-tanh", "replace-tanh"]
+    assert [name for name, _ in seen] == ["replace-relu", "replace-tanh"]  # a pass alone has nothing left to find
     assert "relu" not in seen[0][1]
     assert "tanh" not in seen[1][1]
 

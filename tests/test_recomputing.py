@@ -108,6 +108,8 @@ def test_what_is_made_again_goes_with_its_last_reader(pair):
 
 def _kept_below(loss):
     """Return what is kept below a loss."""
+    if not hasattr(torch._C._autograd.SavedTensor, "data"):
+        pytest.skip("this torch does not show what hooks packed")
     found, queue, seen = [], [loss.grad_fn], set()
     while queue:
         function = queue.pop()

@@ -1,6 +1,8 @@
 """The rewriter: the one way to change a graph, and the notes that it leaves."""
 
+import dataclasses
 import operator
+from typing import Any
 
 import pytest
 import torch
@@ -202,3 +204,24 @@ def test_records_normalized_kernels(gm, rewriter):
         "a.linear.weight": NormalizedKernel("a.linear.bias", "filter"),
         "b.linear.weight": NormalizedKernel(None, "kernel"),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A match, as passes make them."""
+
+    nodes: tuple[Any, ...]
+    inner: Any = None
+
+
+def test_a_planned_match_reads_replacements_where_nodes_were_replaced(gm, rewriter):
+    first, second = nodes_of(gm, torch.relu)
+    planned = Found((second,), Found((), [{"value": (first, 2)}]))
+    assert rewriter.current(planned) is planned
+    news = []
+    for _ in range(2):  # the replacement is replaced itself
+        with rewriter.before(news[-1] if news else first):
+            news.append(rewriter.call_function(torch.tanh, first.args, type=KIND))
+        rewriter.replace(news[-2] if news[1:] else first, news[-1])
+    assert rewriter.current(planned) == Found((second,), Found((), [{"value": (news[-1], 2)}]))
+    assert planned.inner.inner[0]["value"] == (first, 2), "plans are not written to"

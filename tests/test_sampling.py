@@ -31,6 +31,15 @@ def test_gdas_runs_as_its_user_wrote_it() -> None:
     torch.testing.assert_close(found, model(X), rtol=0, atol=0)
 
 
+def test_a_model_as_written_prints_its_modules_and_why_there_is_no_graph() -> None:
+    model = GDASSupernet(C=4, N=1)
+    with pytest.warns(UserWarning, match="one sampled path has nothing to merge"):
+        fast = toponas_fx.simplify(model, X)
+    for mode in (fast.train(), fast.eval()):
+        assert repr(mode) in str(mode)
+        assert "one sampled path has nothing to merge" in str(mode)
+
+
 @pytest.mark.slow
 def test_gdas_costs_no_more_than_it_did() -> None:
     model = GDASSupernet(C=16, N=2)

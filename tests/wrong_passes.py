@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,4 +64,4 @@ def add_pass(monkeypatch: pytest.MonkeyPatch, rule: Pass) -> None:
     """Let ``simplify`` run one more rule among its default ones, while terms have their weights still."""
     place = next(index for index, entry in enumerate(DEFAULT_PASSES) if isinstance(entry, FoldWeights))
     passes = (*DEFAULT_PASSES[:place], rule, *DEFAULT_PASSES[place:])
-    monkeypatch.setattr(sys.modules["toponas_fx.simplify"], "DEFAULT_PASSES", passes)
+    monkeypatch.setattr(importlib.import_module("toponas_fx.options"), "DEFAULT_PASSES", passes)

@@ -7,20 +7,28 @@
     ...  # optimizers, architect, genotype(), checkpoints: unchanged
 """
 
-from toponas_fx.check import check
-from toponas_fx.errors import (
-    ArgumentError,
-    CaptureError,
-    InputError,
-    PassError,
-    PreconditionError,
-    ToponasError,
-    VerificationError,
-)
-from toponas_fx.model import SimplifiedModule
-from toponas_fx.report import Report
-from toponas_fx.simplify import explain, restore, simplify, topology
-from toponas_fx.verdict import Verdict
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toponas_fx.check import check
+    from toponas_fx.errors import (
+        ArgumentError,
+        CaptureError,
+        InputError,
+        PassError,
+        PreconditionError,
+        ToponasError,
+        VerificationError,
+    )
+    from toponas_fx.inspection import inspection
+    from toponas_fx.model import SimplifiedModule
+    from toponas_fx.report import Report
+    from toponas_fx.simplify import explain, restore, simplify, topology
+    from toponas_fx.verdict import Verdict
 
 __all__ = [
     "ArgumentError",
@@ -35,8 +43,45 @@ __all__ = [
     "VerificationError",
     "check",
     "explain",
+    "inspection",
     "restore",
     "simplify",
     "topology",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "check": "check",
+    "inspection": "inspection",
+    "SimplifiedModule": "model",
+    "Report": "report",
+    "Verdict": "verdict",
+    **dict.fromkeys(("explain", "restore", "simplify", "topology"), "simplify"),
+}
+"""The modules of the names that type checkers see imported above; the others are errors."""
+
+
+class _Package(ModuleType):
+    """This package, which loads what it exports when asked for it: a command that tells its usage needs no torch."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Load a name, or a module of the package."""
+        module = f"{__name__}.{_HOMES.get(name, 'errors' if name in __all__ else name)}"
+        if name.startswith("_") or find_spec(module) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = import_module(module)
+        if name in __all__:
+            found = vars(self)[name] = getattr(found, name)
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep ``simplify`` for the function: to import the module ``toponas_fx.simplify`` would bind that."""
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        """Name what is not loaded yet too."""
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

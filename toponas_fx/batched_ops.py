@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toponas_fx.layouts import own_gradient, takes_layout
 from toponas_fx.ops import ZERO_WEIGHT, embed_kernel, signs_of
 
 
 def normalize_all(kernels: Sequence[Tensor], per: str) -> tuple[Tensor, ...]:
     """Return ``kernel * kernel_scale(kernel, per)`` for each of m kernels of one shape, ``f32[O,I,k...]`` each."""
-    stacked = torch.stack(list(kernels))  # f32[m,O,I,k...]
+    stacked = _stacked(kernels)  # f32[m,O,I,k...]
     squares = stacked * stacked
     first = 2 if per == "filter" else 1
     total = squares.sum(dim=tuple(range(first, stacked.dim())), keepdim=True)  # f32[m,1,...] or f32[m,O,1,...]
@@ -26,6 +27,12 @@ def normalize_all(kernels: Sequence[Tensor], per: str) -> tuple[Tensor, ...]:
     if per != "filter":
         scale = scale * math.sqrt(stacked.shape[1])
     return (stacked * scale).unbind(0)
+
+
+def _stacked(kernels: Sequence[Tensor]) -> Tensor:
+    """Return kernels of one shape along a first axis; their gradients come back in the usual layout, if they lie so."""
+    stacked = torch.stack(list(kernels))
+    return own_gradient(stacked) if takes_layout(kernels[0].shape) and kernels[0].is_contiguous() else stacked
 
 
 def group_all(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
@@ -75,7 +82,7 @@ def merge_all(
     """
     total: Any = None
     for i, (before, dilation) in enumerate(zip(befores, dilations, strict=True)):
-        stacked = torch.stack([row[i] for row in kernels])  # f32[m,O,I,k...]
+        stacked = _stacked([row[i] for row in kernels])  # f32[m,O,I,k...]
         scales: list[Any] = [row[i] for row in weights]
         if isinstance(scales[0], Tensor):
             scale = torch.stack(scales).view(-1, *(1,) * (stacked.dim() - 1))  # f32[m,1,1,...]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
+from toponas_fx import remembered
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.mixtures import is_mixed_sum
 
@@ -26,19 +27,25 @@ class Reads:
     @classmethod
     def of(cls, gm: fx.GraphModule) -> Reads:
         """Count over the whole graph."""
-        counts: dict[int, int] = {}
-        opaque: set[int] = set()
-        for node in gm.graph.nodes:
-            for tensor in _read_by(gm, node):
-                counts[id(tensor)] = counts.get(id(tensor), 0) + 1
-                if node.op == "call_module" and linear_op(gm, node) is None:
-                    opaque.add(id(tensor))
-        return cls(counts, frozenset(opaque))
+        found: Reads = _reads_of(gm)
+        return found
+
+
+@remembered.of_graph
+def _reads_of(gm: fx.GraphModule) -> Reads:
+    counts: dict[int, int] = {}
+    opaque: set[int] = set()
+    for node in gm.graph.nodes:
+        for tensor in _read_by(gm, node):
+            counts[id(tensor)] = counts.get(id(tensor), 0) + 1
+            if node.op == "call_module" and linear_op(gm, node) is None:
+                opaque.add(id(tensor))
+    return Reads(counts, frozenset(opaque))
 
 
 def _read_by(gm: fx.GraphModule, node: fx.Node) -> Iterator[Tensor]:
     if node.op == "call_module":
-        yield from gm.get_submodule(str(node.target)).parameters()
+        yield from remembered.parameters_of(gm.get_submodule(str(node.target)))
     elif node.op == "get_attr":
         owner, _, name = str(node.target).rpartition(".")
         parameter = gm.get_submodule(owner)._parameters.get(name)

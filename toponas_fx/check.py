@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from toponas_fx.capture.inputs import as_inputs, infer_inputs
+from toponas_fx.capture.inputs import inputs_of
 from toponas_fx.capture.quiet import restored_generators
-from toponas_fx.comparison import Difference, Run, difference, finiteness, run_from, trained_tensors
+from toponas_fx.comparison import Difference, Run, another, difference, finiteness, run_from, trained_tensors
 from toponas_fx.errors import ArgumentError
+from toponas_fx.inspection import inspection
+from toponas_fx.options import MODES
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
 from toponas_fx.precision import Subject, copied, default_dtype, describe, subject_of, tolerance_of
 from toponas_fx.report import Report
-from toponas_fx.simplify import MODES, explain, simplify
+from toponas_fx.simplify import explain, simplify
 from toponas_fx.verdict import Check, Verdict, VertexCoverage
 from toponas_fx.vertices import Vertices
 
@@ -34,6 +36,7 @@ def check(
     model: nn.Module,
     example_inputs: Any = None,
     *,
+    example_kwargs: dict[str, Any] | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Verdict:
@@ -47,6 +50,7 @@ def check(
     Args:
         model: the supernet; not changed.
         example_inputs: as for ``simplify``.
+        example_kwargs: likewise.
         seed: of all draws.
         progress: called with a few words before each part.
 
@@ -60,7 +64,7 @@ def check(
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"check takes a torch.nn.Module, not {type(model).__name__}")
     tell = progress or (lambda text: None)
-    inputs = infer_inputs(model) if example_inputs is None else as_inputs(example_inputs)
+    inputs = inputs_of(model, example_inputs, example_kwargs)
     with warnings.catch_warnings(), restored_generators():
         warnings.simplefilter("ignore")  # what simplify warns of is in the verdict
         subject = subject_of(model, inputs)
@@ -75,7 +79,7 @@ def check(
             for number in session.visit():
                 tell(f"vertex {number} of {session.rounds}")
         tell("measure")
-        report = explain(copied(model), inputs) if "share" in session.fasts else None
+        report = explain(copied(model), inputs.args, example_kwargs=inputs.kwargs) if "share" in session.fasts else None
     return session.verdict(type(model).__name__, report)
 
 
@@ -103,17 +107,21 @@ class _Session:
     def simplify(self, mode: str) -> None:
         """Simplify; a failure is a finding, for the model's own forward is known to run."""
         try:
-            self.fasts[mode] = simplify(self.subject.model, self.subject.inputs, mode=mode)
+            self.fasts[mode] = self._simplified(mode=mode)
         except ArgumentError:
             raise
         except Exception as error:
             self._add(mode, "simplify", OWN, True, Difference(math.inf, ""), describe(error))
 
+    def _simplified(self, **options: Any) -> Any:
+        args, kwargs = self.subject.inputs
+        return simplify(self.subject.model, args, example_kwargs=kwargs, **options)
+
     def detect(self) -> None:
         """Find the mixtures as the user wrote them, and whether forward computes in less than float64 somewhere."""
         if not self.fasts:
             return
-        detected = simplify(self.subject.model, self.subject.inputs, passes=_DETECTION)
+        detected = self._simplified(passes=_DETECTION)
         coarse = [node for program in detected._toponas.programs for node in _coarse(program.graph)]
         if coarse and self.subject.dtype is torch.float64:
             found = {node.meta["type"].dtype for node in coarse}
@@ -164,7 +172,9 @@ class _Session:
         fast, architecture = self.fasts["share"], self.vertices.leaves if self.vertices else {}
         wanted = {name: tensor for name, tensor in trained_tensors(fast).items() if id(tensor) not in architecture}
         for training in (True, False):
-            for found, expected in self._runs("share", at, training, fast.reference, fast, wanted, is_vertex):
+            for found, expected in self._runs(
+                "share", at, training, inspection(fast).reference, fast, wanted, is_vertex
+            ):
                 if is_vertex or not _shares(fast) or self._agree(found, expected):
                     self._add_all("share", at, training, found, expected)
 
@@ -204,10 +214,8 @@ class _Session:
         yield found, expected
 
     def _agree(self, found: Run, expected: Run) -> bool:
-        outputs, gradients = (
-            difference(found.outputs, expected.outputs),
-            difference(found.gradients, expected.gradients),
-        )
+        outputs = difference(found.outputs, expected.outputs)
+        gradients = difference(found.gradients, expected.gradients)
         return max(outputs.error, gradients.error) <= self.tolerance
 
     def _add_all(self, mode: str, at: str, training: bool, found: Run, expected: Run) -> None:
@@ -227,7 +235,8 @@ class _Session:
             model.train()
             for _ in range(_WARM_UP):
                 try:
-                    model(*pytree.tree_map_only(Tensor, lambda x: _another(x, generator), self.subject.inputs))
+                    inputs = pytree.tree_map_only(Tensor, lambda x: another(x, generator), self.subject.inputs)
+                    model(*inputs.args, **inputs.kwargs)
                 except Exception:  # other numbers than the given ones need not suit forward
                     break
 
@@ -269,12 +278,6 @@ def _coarse(graph: fx.Graph) -> Iterator[fx.Node]:
         dtype = node.meta["type"].dtype if "type" in node.meta else torch.float64
         if dtype.is_floating_point and dtype is not torch.float64:
             yield node
-
-
-def _another(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor.clone()
-    return tensor + torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
 
 
 @contextmanager

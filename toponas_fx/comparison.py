@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.owners import TensorPath, model_tensors
 from toponas_fx.capture.quiet import no_trace
 
@@ -50,19 +51,20 @@ class Difference:
     where: str
 
 
-def run_from(seed: int, call: Callable[..., Any], owner: nn.Module, inputs: tuple[Any, ...], wanted: Any) -> Run:
+def run_from(seed: int, call: Callable[..., Any], owner: nn.Module, inputs: Inputs, wanted: Any) -> Run:
     """Run a call and its backward pass from a seed, and put everything back as it was.
 
     Args:
         seed: of torch's, Python's and numpy's generators.
         call: the model, or another way to run it.
         owner: the model.
-        inputs: forward's positional arguments.
+        inputs: forward's arguments.
         wanted: tensors to differentiate by, by name.
     """
     with no_trace(owner):
         seed_all(seed)
-        output = call(*pytree.tree_map_only(Tensor, torch.clone, inputs))
+        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+        output = call(*args, **kwargs)
         leaves, spec = pytree.tree_flatten(output)
         outputs = {f"output {place}": leaf for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
@@ -153,3 +155,10 @@ def _error(found: Tensor | None, expected: Tensor | None) -> float:
     is_same = (found == expected) | (found.isnan() & expected.isnan())  # infinities too
     off = torch.where(is_same, 0.0, (found - expected).abs())
     return math.inf if bool(off.isnan().any()) else float(off.max()) if off.numel() else 0.0
+
+
+def another(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return an input of the same kind with other numbers, where it has a floating type."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    return tensor + torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from types import MethodType
 from typing import Any
 
 from torch import fx
 
-from toponas_fx.capture import Capture, capture
+from toponas_fx.capture.inputs import Inputs
+from toponas_fx.capture.quiet import collector_off
+from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.deciding import LateDecision, deciding, detection, may_decide
 from toponas_fx.errors import CaptureError, PreconditionError
+from toponas_fx.inspection import inspection
+from toponas_fx.mixtures import mixtures
+from toponas_fx.pass_contract import Pass
+from toponas_fx.passes import DetectMixedOps
 from toponas_fx.pipeline import Observer, PassRecord, run_passes
 from toponas_fx.program import Call, Program
+from toponas_fx.progress import progress
+from toponas_fx.recording import SECOND, Recording, capture_small, record
+from toponas_fx.refusals import change_reason, changing_value, refuse
+from toponas_fx.sampling import check_steady
 from toponas_fx.state import State
 
+_log = logging.getLogger("toponas_fx")
 MAX_CAPTURES = 8
 """Captures that any kind of call may cost at first."""
 RUNS_PER_CAPTURE = 20
 """One more may follow for so many runs of programs: a temperature that is set anew every epoch is worth it."""
 COST_OF_KNOWN = 0.25
 """What a capture counts that took a path known already, for another size of the inputs say."""
+FREQUENT = 4
+"""Captures of one kind of call after which each further one is a warning in the log."""
 MAX_PROGRAMS = 16
 """Programs kept, those that ran last."""
 
@@ -29,58 +45,129 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
     Returns:
         A program for the call; None where the user's forward runs as written, with the reason in ``state.as_written``.
     """
+    start, why = time.perf_counter(), _why_captured(state, call, state.tree(fast))
+    with collector_off(), progress(f"{state.user_class.__name__} is captured again, {why}"):
+        program = _compile_call(fast, state, call, args, kwargs)
+    told = _log.warning if state.captures.get(call.fixed, 0.0) > FREQUENT else _log.info
+    told("%s was captured again, %s: %.1f s", state.user_class.__name__, why, time.perf_counter() - start)
+    return program
+
+
+def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
+    """Return what is new about a call that no program holds for."""
+    alike = [program for program in state.programs if program.fixed == call.fixed]
+    changes = [program.first_change(tree) for program in alike if program.accepts(call)]
+    refused = [refusal.guards for refusal in state.refusals.by_call.get(call.fixed, ())]
+    changes += [guards.first_value(tree) for guards in refused if guards is not None]
+    if changes and changes[0] is not None:
+        return f"since {changes[0].sentence}"
+    return "for arguments of another size, or under other modes of torch" if alike else "for arguments of a new kind"
+
+
+def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
     spent = state.captures.get(call.fixed, 0.0)
     if spent + 1 > MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
-        _leave_as_written(state, call, "what it computes keeps changing, and each change costs a capture")
+        refuse(state, call, "what it computes keeps changing, and each change costs a capture", None)
         return None
     state.captures[call.fixed] = spent + 1
-    try:
-        captured = capture(fast, MethodType(state.user_forward, fast), args, kwargs)
-    except CaptureError as error:
-        _leave_as_written(state, call, str(error))
-        return None
-    known = _same_path(fast, state, captured, call)
+    forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
+    known = None
+    if call.fixed not in state.batch_decides:
+        known = _known_path(fast, state, call, capture_small(fast, forward, inputs, SECOND))
+    if known is None:
+        try:
+            recorded = record(fast, forward, inputs, at_its_own=call.fixed in state.batch_decides)
+            check_steady(fast, forward, recorded.inputs, recorded.capture)
+        except CaptureError as error:
+            refuse(state, call, str(error), error.guards)
+            return None
+        if recorded.is_whole:
+            state.batch_decides.add(call.fixed)
+        known = _known_path(fast, state, call, recorded)
     if known is not None:
         state.captures[call.fixed] = spent + COST_OF_KNOWN
-        known.extend(call, captured.guards)
         return known
     try:
-        program, _ = build_program(fast, state, captured, call)
+        program = _build(fast, state, recorded, call)
     except PreconditionError as error:  # what was decided once cannot be kept in this capture
-        _leave_as_written(state, call, str(error))
+        refuse(state, call, str(error), recorded.capture.guards)
         return None
-    state.programs.insert(0, program)
-    del state.programs[MAX_PROGRAMS:]
+    changing = changing_value(state, program.guards)
+    if changing is not None and program.has_mixtures is False:
+        refuse(state, call, change_reason(program.guards.named(changing)), program.guards.modes(), changing=changing)
+        return None
+    return add_program(state, program)
+
+
+def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program:
+    """Build a program for a later capture, the one that decides what is shared where none did before."""
+    if not may_decide(state.sharing, call):
+        return build_program(fast, state, recorded, call)[0]
+    late = LateDecision.before(fast, recorded.capture)
+    program, records = build_program(fast, state, recorded, call, detection(fast, state, recorded.capture))
+    if program.has_mixtures:
+        late.hold(records)
     return program
 
 
 def build_program(
     fast: fx.GraphModule,
     state: State,
-    captured: Capture,
+    recorded: Recording,
     call: Call,
     observe: Observer | None = None,
 ) -> tuple[Program, list[PassRecord]]:
-    """Run the passes over a captured graph and compile the result."""
+    """Run the passes over a recorded graph and compile the result."""
+    captured = recorded.capture
     state.working = captured.graph
+    has_mixtures: list[bool] = []
+
+    def look(pass_: Pass, gm: fx.GraphModule) -> None:
+        if isinstance(pass_, DetectMixedOps):
+            has_mixtures.append(any(mixtures(gm.graph)))
+        if observe is not None:
+            observe(pass_, gm)
+
     try:
-        records = run_passes(fast, state.passes, observe)
+        with deciding(state.sharing, call):
+            records = run_passes(inspection(fast), state.passes, look)
     finally:
         state.working = None
-    program = Program(captured.graph, captured.guards, captured.fingerprint, {call.key}, captured.entered)
-    return program, records
+    keys = {call.any_batch if recorded.any_batch else call.key}
+    found = any(has_mixtures) if has_mixtures else None
+    return Program(captured, keys, recorded.any_batch, has_mixtures=found), records
 
 
-def _same_path(fast: fx.GraphModule, state: State, captured: Capture, call: Call) -> Program | None:
-    """Return a program whose captured run took the same path, though for another key or other plain values."""
-    tree = state.tree(fast)
+def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Recording | None) -> Program | None:
+    """Return a program that computes a recorded run too, though for another key or other plain values.
+
+    A run at one small batch tells as much as two where the program was made of one at another, and used sizes alike.
+    """
+    if recorded is None:
+        return None
+    captured, tree = recorded.capture, state.tree(fast)
     for program in state.programs:
-        is_alike = program.fixed == call.fixed and program.fingerprint == captured.fingerprint
-        if is_alike and program.first_change(tree) is None:
+        is_any_batch = program.any_batch and program.sizes_used == captured.sizes_used
+        if not (recorded.any_batch or is_any_batch or recorded.is_whole):
+            continue
+        if not program.fingerprint.is_of(captured.fingerprint, tree):
+            continue
+        key = call.key if recorded.is_whole else call.any_batch
+        if program.fixed == call.fixed and program.first_change(tree) is None and program.norms_agree(tree):
+            program.extend(key, captured.guards)
             return program
+        in_training = (*call.fixed[:2], True, *call.fixed[3:])
+        is_of_training = program.fixed == in_training != call.fixed and not program.draws
+        if is_of_training and program.guards.agrees(captured.guards):
+            twin = program.for_evaluation(key, captured.guards)
+            if twin.norms_agree(tree):
+                state.shares_graphs = True
+                return add_program(state, twin)
     return None
 
 
-def _leave_as_written(state: State, call: Call, reason: str) -> None:
-    state.as_written[call.fixed] = reason
-    state.programs = [p for p in state.programs if not (p.has_guards and p.fixed == call.fixed)]
+def add_program(state: State, program: Program) -> Program:
+    """Add a program to a model's, the first to be asked; the one that was not used longest leaves."""
+    state.programs.insert(0, program)
+    del state.programs[MAX_PROGRAMS:]
+    return program

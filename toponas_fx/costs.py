@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 from torch.utils import flop_counter
 
-from toponas_fx import ops, recomputing
+from toponas_fx import ops, recomputing, remembered
 from toponas_fx.lean_ops import depthwise_conv2d
 from toponas_fx.lean_pools import avg_pool2d, scaled_avg_pool2d
 from toponas_fx.stacked_norm import stacked_norm
@@ -124,9 +124,16 @@ def graph_costs(gm: fx.GraphModule) -> Costs:
     """
     families: list[_Family] = []
     parameters: dict[int, nn.Parameter] = {}
+    known = remembered.by_target(graph_costs, gm)
     for node in gm.graph.nodes:
-        families += _families_of(gm, node)
-        parameters |= {id(parameter): parameter for parameter in _parameters_of(gm, node)}
+        if node.op not in ("call_module", "get_attr"):
+            families += _families_of(gm, node)
+            continue
+        key = node.op, node.target
+        if key not in known:
+            known[key] = _families_of(gm, node), {id(parameter): parameter for parameter in _parameters_of(gm, node)}
+        families += known[key][0]
+        parameters.update(known[key][1])
     return Costs(
         convolutions=families.count(_CONVOLUTIONS),
         norms=families.count(_NORMS),
@@ -189,8 +196,7 @@ def saved_bytes(call: Callable[..., Any], *inputs: Any, exclude: Iterable[torch.
 def _families_of(gm: fx.GraphModule, node: fx.Node) -> list[_Family]:
     """Return the family of each operation that a node runs."""
     if node.op == "call_module":
-        modules = gm.get_submodule(str(node.target)).modules()
-        return [family for module in modules for family in _FAMILIES if isinstance(module, family.modules)]
+        return _families_in(gm.get_submodule(str(node.target)))
     if node.op == "call_method":
         name = str(node.target).removesuffix("_")
         return [family for family in _FAMILIES if name in family.functions]
@@ -200,28 +206,26 @@ def _families_of(gm: fx.GraphModule, node: fx.Node) -> list[_Family]:
     return [] if family is None else [family]
 
 
-def _parameters_of(gm: fx.GraphModule, node: fx.Node) -> Iterator[nn.Parameter]:
-    """Yield the parameters that a node reads from the module tree."""
-    if node.op not in ("call_module", "get_attr"):
-        return
-    owner: Any = gm
-    for name in str(node.target).split("."):
-        owner = getattr(owner, name)
-    yield from _parameters_in(owner)
+@remembered.of_module
+def _families_in(module: nn.Module) -> list[_Family]:
+    return [family for part in module.modules() for family in _FAMILIES if isinstance(part, family.modules)]
+
+
+def _parameters_of(gm: fx.GraphModule, node: fx.Node) -> Iterable[nn.Parameter]:
+    """Return the parameters that a node which calls a module, or reads an attribute, reads from the module tree."""
+    owner, _, name = str(node.target).rpartition(".")
+    return _parameters_in(getattr(gm.get_submodule(owner), name))
 
 
 def _parameters_in(value: object) -> Iterator[nn.Parameter]:
     """Yield the parameters in a module, a list or a dict, or the value itself where it is one."""
-    match value:
-        case nn.Parameter():
-            yield value
-        case nn.Module():
-            yield from value.parameters()
-        case list() | tuple():
-            for item in value:
-                yield from _parameters_in(item)
-        case dict():
-            yield from _parameters_in([*value.values()])
+    if isinstance(value, nn.Parameter):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from remembered.parameters_of(value)
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _parameters_in(item)
 
 
 def _module_of(call: Callable[..., Any]) -> nn.Module | None:
@@ -275,18 +279,13 @@ def _undisturbed(call: Callable[..., Any], inputs: Iterable[Any]) -> Iterator[No
     devices = sorted({tensor.get_device() for tensor in tensors if tensor.device.type == "cuda"})
     owners = [] if module is None else [owner for owner in module.modules() if owner._buffers]
     buffers = [(owner, dict(owner._buffers)) for owner in owners]
-    values = [
-        (tensor, tensor.detach().clone()) for _, held in buffers for tensor in held.values() if tensor is not None
-    ]
+    values = [(t, t.detach().clone()) for _, held in buffers for t in held.values() if t is not None]
     numpy = sys.modules.get("numpy")
     numpy_state = None if numpy is None else numpy.random.get_state()
     python_state = random.getstate()
+    forked = torch.random.fork_rng(devices=devices, device_type="cuda")
     try:
-        with (
-            torch.random.fork_rng(devices=devices, device_type="cuda"),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
+        with forked, torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         random.setstate(python_state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ToponasError(Exception):
     """Base of every error that this package raises by itself; a user's own exceptions pass through untouched."""
@@ -20,7 +22,10 @@ class CaptureError(ToponasError):
 
     Attributes:
         where: ``file:line`` in the user's code, or an empty string where no frame of it was on the stack.
+        guards: the Python state that forward had read by then, ``StateGuards``; None where nobody noted it.
     """
+
+    guards: Any = None
 
     def __init__(self, message: str, where: str = "") -> None:
         """Join the sentence with the user's file and line, where there is one."""
@@ -30,6 +35,10 @@ class CaptureError(ToponasError):
 
 class ForeignDrawError(CaptureError):
     """Forward drew from Python's or numpy's random generator."""
+
+
+class NotReadyError(CaptureError):
+    """Forward failed for want of state that the search loop sets later."""
 
 
 class GuardFailure(ToponasError):

@@ -72,10 +72,9 @@ def _call_impl(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run a layer with its kernel normalized; the name is torch's, by which pickle finds the class's own."""
     own, run = vars(self), cast(Callable[..., Any], type(self)._call_impl)
     name, bias_name, per = own[_DECISION]
-    if name in own:
+    kernel, bias = self._parameters.get(name), self._parameters.get(bias_name)
+    if name in own or kernel is None:  # swapped in already, or what the layer computes from other parameters now
         return run(self, *args, **kwargs)
-    kernel, bias = self._parameters[name], self._parameters[bias_name] if bias_name else None
-    assert kernel is not None
     scale = ops.kernel_scale(kernel, per)
     values = {name: kernel * scale} | ({} if bias is None else {bias_name: ops.scale_bias(bias, scale)})
     own.update(values)

@@ -112,7 +112,8 @@ class _ScaledPool(Function):
     def forward(x: Tensor, scale: Tensor, window: Window) -> Tensor:
         if _has_faster_box(x):
             return _means(x, window, scale)
-        return F.avg_pool2d(x, *window[:3], count_include_pad=window.counts_padding) * scale
+        size, stride, padding, counts_padding = window
+        return F.avg_pool2d(x, size, stride, padding, count_include_pad=counts_padding) * scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -126,8 +127,9 @@ class _ScaledPool(Function):
         if _has_faster_box(x):
             spread = _spread(grad, x.shape, window)
         else:
-            sizes = [list(sizes) for sizes in window[:3]]
-            spread = torch.ops.aten.avg_pool2d_backward(grad, x, *sizes, False, window.counts_padding, None)
+            size, stride, padding, counts_padding = window  # a slice of it, torch 2.8 cannot compile
+            sizes = list(size), list(stride), list(padding)
+            spread = torch.ops.aten.avg_pool2d_backward(grad, x, *sizes, False, counts_padding, None)
         to_scale = inner_product(spread, x) if ctx.needs_input_grad[1] else None
         return spread * scale if ctx.needs_input_grad[0] else None, to_scale, None
 
@@ -171,7 +173,7 @@ def _box(channels: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
 def _border(window: Window, height: int, width: int, dtype: torch.dtype) -> Tensor:
     """Return ``k*k`` over the number of pixels, not zeros, in each window, ``f32[1,1,H',W']``."""
     counts = []
-    for whole, taps, step, pad in zip((height, width), *window[:3], strict=True):
+    for whole, taps, step, pad in zip((height, width), window.size, window.stride, window.padding, strict=True):
         first = torch.arange((whole + 2 * pad - taps) // step + 1, device="cpu") * step - pad
         counts.append((first + taps).clamp(max=whole) - first.clamp(min=0))
     inside = counts[0].unsqueeze(1) * counts[1]

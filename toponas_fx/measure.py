@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 from torch import nn
 
-from toponas_fx.capture.quiet import no_trace
+from toponas_fx.capture.inputs import Inputs
+from toponas_fx.capture.quiet import in_mode, no_trace
 from toponas_fx.costs import Costs, flops, saved_bytes
 from toponas_fx.report import Report
 from toponas_fx.state import State
 
 
-def measured_report(fast: nn.Module, state: State, inputs: tuple[Any, ...]) -> Report:
+def measured_report(fast: nn.Module, state: State, inputs: Inputs) -> Report:
     """Return a model's report with FLOPs of the forward pass and bytes saved for backward, before and after.
 
     Args:
@@ -26,24 +26,15 @@ def measured_report(fast: nn.Module, state: State, inputs: tuple[Any, ...]) -> R
     """
     report: Report = state.report
     as_written = MethodType(state.user_forward, fast)
-    with no_trace(fast), in_training(fast):
+    with no_trace(fast), in_mode(fast, training=True):
         before = _measured(report.before, as_written, fast, inputs)
         after = _measured(report.after, fast, fast, inputs)
     return dataclasses.replace(report, before=before, after=after)
 
 
-def _measured(costs: Costs, call: Callable[..., Any], model: nn.Module, inputs: tuple[Any, ...]) -> Costs:
+def _measured(costs: Costs, call: Callable[..., Any], model: nn.Module, inputs: Inputs) -> Costs:
+    run = MethodType(
+        lambda _: call(*inputs.args, **inputs.kwargs), model
+    )  # a method, which tells whose buffers to keep
     plain = list(model.parameters())
-    return dataclasses.replace(costs, flops=flops(call, *inputs), saved_bytes=saved_bytes(call, *inputs, exclude=plain))
-
-
-@contextmanager
-def in_training(model: nn.Module) -> Iterator[None]:
-    """Put a model into training mode, and each of its modules back into its own on exit."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    return dataclasses.replace(costs, flops=flops(run), saved_bytes=saved_bytes(run, exclude=plain))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from toponas_fx import remembered
 from toponas_fx.purity import is_counting_function, is_hooked, is_pure_module
 
 _NONE: frozenset[int] = frozenset()
@@ -23,7 +25,7 @@ class Memory:
 
     Attributes:
         places: for each node, where its value may lie; a read of a module lies in all of the module's tensors.
-        touched: for each node, what it reads or writes.
+        touched: for each node, what it reads or writes of all memory that is written.
         writes: for each node that writes, what it writes.
         touching: for all memory that is written, the nodes that touch it, in the graph's order.
     """
@@ -36,49 +38,61 @@ class Memory:
     @classmethod
     def of(cls, gm: fx.GraphModule) -> Memory:
         """Look at all nodes of a graph."""
-        values = model_values(gm)
-        numbers = _Numbers(values)
-        places: dict[fx.Node, frozenset[int]] = {}
-        touched: dict[fx.Node, frozenset[int]] = {}
-        writes: dict[fx.Node, frozenset[int]] = {}
-        for node in gm.graph.nodes:
-            inputs = node.all_input_nodes
-            places[node] = numbers.of(values[node]) if node in values else _place(node, places)
-            modules = [values[value] for value in inputs if isinstance(values.get(value), nn.Module)]
-            if node.op == "call_module":
-                modules.append(gm.get_submodule(str(node.target)))
-            written = frozenset(node.meta.get("mutates", ())).union(*(numbers.changed_by(module) for module in modules))
-            if is_counting_function(node):
-                written = written.union(*(places[value] for value in inputs[1:]))
-            own = [numbers.of(module) for module in modules]
-            touched[node] = places[node].union(written, *own, *(places[value] for value in inputs))
-            if written:
-                writes[node] = written
-        touching: dict[int, list[fx.Node]] = {number: [] for written in writes.values() for number in written}
-        for node, found in touched.items():
-            for number in found & touching.keys():
-                touching[number].append(node)
-        return cls(places, touched, writes, touching)
+        found: Memory = _memory_of(gm)
+        return found
 
     def is_written(self, node: fx.Node) -> bool:
         """Tell whether some node writes where a node's value lies."""
-        return not self.places[node].isdisjoint(self.touching)
+        return any(number in self.touching for number in self.places[node])
 
     def is_steady(self, node: fx.Node) -> bool:
         """Tell whether no node besides itself writes what a node touches, and none touches what it writes."""
-        return all(self.touching[number] == [node] for number in self.touched[node] & self.touching.keys())
+        return all(self.touching[number] == [node] for number in self.touched[node])
 
     def passed(self, node: fx.Node, place: fx.Node) -> frozenset[int]:
         """Return what would be read or written in another order if a node ran right before ``place`` instead."""
         own = self.writes.get(node, _NONE)
         found = set()
-        for number in self.touched[node] & self.touching.keys():
+        for number in self.touched[node]:
             between = (other for other in self.touching[number] if node < other < place or place <= other < node)
             if any(number in own or number in self.writes.get(other, _NONE) for other in between):
                 found.add(number)
         return frozenset(found)
 
 
+@remembered.of_graph
+def _memory_of(gm: fx.GraphModule) -> Memory:
+    values = model_values(gm)
+    numbers = _Numbers(values)
+    places: dict[fx.Node, frozenset[int]] = {}
+    near: dict[fx.Node, list[Iterable[int]]] = {}
+    writes: dict[fx.Node, frozenset[int]] = {}
+    for node in gm.graph.nodes:
+        inputs = node.all_input_nodes
+        places[node] = numbers.of(values[node]) if node in values else _place(node, places)
+        near[node] = [places[node], *[places[value] for value in inputs]]
+        modules = [values[value] for value in inputs if value in values and isinstance(values[value], nn.Module)]
+        if node.op == "call_module":
+            modules.append(gm.get_submodule(str(node.target)))
+        written = _NONE.union(node.meta["mutates"]) if "mutates" in node.meta else _NONE
+        for module in modules:
+            written |= numbers.changed_by(module)
+            near[node].append(numbers.of_module(module))
+        if is_counting_function(node):
+            written = written.union(*(places[value] for value in inputs[1:]))
+        if written:
+            writes[node] = written
+    touching: dict[int, list[fx.Node]] = {number: [] for written in writes.values() for number in written}
+    touched: dict[fx.Node, frozenset[int]] = {}
+    for node, parts in near.items():
+        found = [number for number in chain.from_iterable(parts) if number in touching]
+        touched[node] = writes.get(node, _NONE).union(found) if found else writes.get(node, _NONE)
+        for number in touched[node]:
+            touching[number].append(node)
+    return Memory(places, touched, writes, touching)
+
+
+@remembered.of_graph
 def model_values(gm: fx.GraphModule) -> dict[fx.Node, Any]:
     """Return the modules and tensors of the model, and lists and dicts of them, that nodes read."""
     values: dict[fx.Node, Any] = {}
@@ -105,24 +119,37 @@ class _Numbers:
 
     def of(self, value: Any) -> frozenset[int]:
         """Return where a tensor, or each tensor of a module, lies."""
-        tensors = [value] if isinstance(value, Tensor) else []
-        if isinstance(value, nn.Module):
-            tensors = [*value.parameters(), *value.buffers()]
-        return frozenset(map(self._number, tensors))
+        if isinstance(value, Tensor):
+            return frozenset((self._number(value.untyped_storage()._cdata),))
+        return frozenset(self.of_module(value)) if isinstance(value, nn.Module) else _NONE
+
+    def of_module(self, module: nn.Module) -> list[int]:
+        """Return where the tensors of a module lie."""
+        return list(map(self._number, _storages_of(module)))
 
     def changed_by(self, module: nn.Module) -> frozenset[int]:
         """Return where a module may write: a norm where it counts, any other that is not pure to all it has."""
         if is_pure_module(module):
             return _NONE
         is_plain_norm = isinstance(module, nn.modules.batchnorm._NormBase) and not is_hooked(module)
-        return frozenset(map(self._number, module.buffers())) if is_plain_norm else self.of(module)
+        return frozenset(map(self._number, _buffer_storages_of(module))) if is_plain_norm else self.of(module)
 
-    def _number(self, tensor: Tensor) -> int:
-        key = tensor.untyped_storage()._cdata
-        if key not in self._known:
-            self._next -= 1  # the capture counts up from 0
-            self._known[key] = self._next
-        return self._known[key]
+    def _number(self, key: int) -> int:
+        number = self._known.get(key)
+        if number is None:
+            number = self._next = self._next - 1  # the capture counts up from 0
+            self._known[key] = number
+        return number
+
+
+@remembered.of_module
+def _storages_of(module: nn.Module) -> list[int]:
+    return [tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())]
+
+
+@remembered.of_module
+def _buffer_storages_of(module: nn.Module) -> list[int]:
+    return [tensor.untyped_storage()._cdata for tensor in module.buffers()]
 
 
 def _place(node: fx.Node, places: Mapping[fx.Node, frozenset[int]]) -> frozenset[int]:

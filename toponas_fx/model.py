@@ -9,26 +9,24 @@ from typing import Any, ClassVar
 import networkx as nx
 from torch import Tensor, fx, nn
 
-from toponas_fx.capture.quiet import restored_buffers, restored_generators
 from toponas_fx.capture.tree_index import walk_modules
 from toponas_fx.checkpoint import fit_checkpoint, own_names
-from toponas_fx.errors import ToponasError
-from toponas_fx.kernels import normalized_kernels, watch_layers
-from toponas_fx.measure import measured_report
-from toponas_fx.program import Program
+from toponas_fx.inspection import inspection, submodule
+from toponas_fx.kernels import watch_layers
 from toponas_fx.report import Report
 from toponas_fx.state import State
-from toponas_fx.topology import build_topology
 
 
 class SimplifiedModule(fx.GraphModule):
     """What ``simplify`` returns; a class made on the fly joins it with the user's own.
 
     ``forward`` runs the rewritten graph, ``reference`` the user's forward on the shared tree. Parameters, buffers and
-    plain tensors are the very objects of the model that was simplified.
+    plain tensors are the very objects of the model that was simplified. What the user's class or model calls by one of
+    the names of this class stays the user's; ``toponas_fx.inspection(fast)`` has what is hidden then.
     """
 
     _toponas_class: ClassVar[type[nn.Module]]
+    _toponas_taken: ClassVar[frozenset[str]]
     _toponas_unpickle: ClassVar[Any]
     _toponas: State
 
@@ -50,71 +48,54 @@ class SimplifiedModule(fx.GraphModule):
         Returns:
             What the user's forward returns.
         """
-        self._toponas.tree(self)
-        with restored_buffers(self), restored_generators(), normalized_kernels(self, self._toponas.sharing):
-            return self._toponas.user_forward(self, *args, **kwargs)
+        return inspection(self).reference(*args, **kwargs)
 
     # -- inspection --------------------------------------------------------------------------------------------------
 
     @property
     def report(self) -> Report:
         """What was merged, what was refused and why, and what it saves; the first look measures that."""
-        state = self._toponas
-        if state.unmeasured is not None:
-            state.report, state.unmeasured = measured_report(self, state, state.unmeasured), None
-        found: Report = state.report
-        return found
+        return inspection(self).report
 
     def get_submodule(self, target: str) -> nn.Module:
         """Return the submodule at a path, as every module does, many times faster."""
-        module: Any = self
-        try:
-            for name in target.split(".") if target else ():
-                module = module._modules[name]
-        except (KeyError, AttributeError):
-            module = None
-        found: nn.Module = super().get_submodule(target) if module is None else module
-        return found
+        return submodule(self, target)
 
     def topology(self) -> nx.MultiDiGraph:
         """Return the graph of values and candidates, as it is after the rewriting, in the present mode."""
-        return build_topology(self)
+        found: nx.MultiDiGraph = inspection(self).topology()
+        return found
 
     @property
     def graph(self) -> fx.Graph:
         """The rewritten graph of the present mode, ``train()`` or ``eval()``; call ``recompile`` after editing it."""
-        state = self._toponas
-        if state.working is not None:
-            return state.working
-        if state.shares_graphs:
-            state.programs = [program.copy() for program in state.programs]
-            state.shares_graphs = False
-        return _present_program(self).graph
+        return inspection(self).graph
 
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
-        _ = self.graph
-        _present_program(self).graph = graph
-        self.recompile()
+        inspection(self).graph = graph
 
     @property
     def _graph(self) -> fx.Graph:  # type: ignore[override]
-        return self.graph
+        return inspection(self).graph
 
     @property
     def code(self) -> str:
         """The Python code of the present mode's graph."""
-        return _present_program(self).code
+        return inspection(self).code
 
     @property
     def _code(self) -> str:
-        return self.code
+        return inspection(self)._code
 
     def recompile(self) -> fx.graph.PythonCode:
         """Compile the graph of the present mode after it was edited."""
-        graph = self.graph
-        _present_program(self).compile()
-        return graph.python_code("self")
+        found: fx.graph.PythonCode = inspection(self).recompile()
+        return found
+
+    def __str__(self) -> str:
+        """Show the modules and the code, as every GraphModule does."""
+        return fx.GraphModule.__str__(inspection(self))
 
     # -- checkpoints, copies -----------------------------------------------------------------------------------------
 
@@ -140,10 +121,14 @@ class SimplifiedModule(fx.GraphModule):
         return state.sharing.ties
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the state under the user's names, every tensor once, under its first name."""
+        """Return the state under the user's names, every tensor once, under its first name.
+
+        Where it was decided only after ``simplify`` what is shared, all names stay, as torch has it for tied modules.
+        """
         found = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
-        own_names(found, prefix, self._toponas_ties())
+        ties = self._toponas_ties()
+        own_names(found, prefix, {} if self._toponas.sharing.is_late else ties)
         return found
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
@@ -158,7 +143,7 @@ class SimplifiedModule(fx.GraphModule):
         for name, value in _uncompiled(self).items():
             vars(twin)[name] = value.copy() if name == "_toponas" else copy.deepcopy(value, memo)
         vars(twin)["_toponas"].removed = _removed_of(twin, self._toponas)
-        vars(twin)["meta"]["sharing"] = twin._toponas.sharing
+        tell_sharing(twin)
         twin._toponas.tree(twin)
         return twin
 
@@ -167,14 +152,14 @@ class SimplifiedModule(fx.GraphModule):
         twin: Any = object.__new__(type(self))
         vars(twin).update(_uncompiled(self))
         vars(twin)["_toponas"] = self._toponas.copy()
-        vars(twin)["meta"] = {**self.meta, "sharing": twin._toponas.sharing}
+        tell_sharing(twin)
         vars(twin)["_toponas"].removed = dict(self._toponas.removed)
         twin._toponas.tree(twin)
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the user's class and the attributes."""
-        return self._toponas_unpickle, (self._toponas.user_class,), _uncompiled(self)
+        return self._toponas_unpickle, (self._toponas.user_class, self._toponas_taken), _uncompiled(self)
 
     def __reduce__(self) -> Any:
         """Pickle by the user's class and the attributes."""
@@ -194,20 +179,16 @@ class SimplifiedModule(fx.GraphModule):
         return found
 
 
+def tell_sharing(fast: SimplifiedModule) -> None:
+    """Let the ``meta`` of a GraphModule tell what was decided about a model, unless that name is the user's."""
+    if "meta" not in fast._toponas_taken:
+        vars(fast)["meta"] = {**vars(fast).get("meta", {}), "sharing": fast._toponas.sharing}
+
+
 def _uncompiled(model: SimplifiedModule) -> dict[str, Any]:
     """Return a model's attributes without what ``model.compile()`` made: it is bound to this one, as torch has it."""
     model._toponas.tree(model)  # forgets what was decided about modules that were replaced
     return {name: value for name, value in vars(model).items() if name != "_compiled_call_impl"}
-
-
-def _present_program(model: SimplifiedModule) -> Program:
-    state = model._toponas
-    state.tree(model)
-    for program in state.programs:
-        if program.fixed[2] == model.training:
-            return program
-    reason = next(iter(state.as_written.values()), "it has not run in this mode yet")
-    raise ToponasError(f"there is no graph in {'training' if model.training else 'evaluation'} mode: {reason}")
 
 
 def _removed_of(root: nn.Module, state: State) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from toponas_fx import remembered
 from toponas_fx.memory import Memory, model_values
 
 
@@ -29,18 +30,26 @@ class ModelReads:
     @classmethod
     def of(cls, gm: fx.GraphModule) -> ModelReads:
         """Look at all nodes of a graph."""
-        uses: Counter[int] = Counter()
-        for node in gm.graph.nodes:
-            if node.op == "call_module":
-                uses.update(_parts(gm.get_submodule(str(node.target))))
-        values = model_values(gm)
-        for value in values.values():
-            uses.update(_parts(value) if isinstance(value, nn.Module) else [id(value)])
-        memory = Memory.of(gm)
-        written = {id(value) for node, value in values.items() if memory.is_written(node)}
-        return cls(uses, memory, frozenset(written))
+        found: ModelReads = _reads_of(gm)
+        return found
 
 
+@remembered.of_graph
+def _reads_of(gm: fx.GraphModule) -> ModelReads:
+    uses: Counter[int] = Counter()
+    for node in gm.graph.nodes:
+        if node.op == "call_module":
+            for part in _parts(gm.get_submodule(str(node.target))):
+                uses[part] += 1
+    values = model_values(gm)
+    for value in values.values():
+        uses.update(_parts(value) if isinstance(value, nn.Module) else [id(value)])
+    memory = Memory.of(gm)
+    written = {id(value) for node, value in values.items() if memory.is_written(node)}
+    return ModelReads(uses, memory, frozenset(written))
+
+
+@remembered.of_module
 def _parts(module: nn.Module) -> list[int]:
     """Return the identities of a module, of those inside and of their buffers."""
     return [*map(id, module.modules()), *map(id, module.buffers())]

@@ -39,7 +39,7 @@ def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float]
         return weighted_sum(terms, weights)  # type: ignore[arg-type]
     total: Any = None
     for term, weight in zip(terms, weights, strict=True):
-        weighted = term if isinstance(weight, float | int) and weight == 1 else term * weight
+        weighted = term if isinstance(weight, (float, int)) and weight == 1 else term * weight
         total = weighted if total is None else total + weighted
     result: Tensor = total
     return result
@@ -60,6 +60,8 @@ def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
 def scaled_norm(x: Tensor, norm: Module, scale: Tensor) -> Tensor:
     """Return ``scale * norm(x)``; the norm's affine weights carry the scale, so that no product is stored.
 
+    Where the product is small and the norm has affine weights of its own, scaling them takes more calls than it saves.
+
     Args:
         x: ``f32[N,C,...]``.
         norm: a BatchNorm of any rank or a GroupNorm, in its present mode; it counts as it does in its own forward.
@@ -69,6 +71,8 @@ def scaled_norm(x: Tensor, norm: Module, scale: Tensor) -> Tensor:
         ``f32[N,C,...]``.
     """
     own: Any = norm
+    if own.weight is not None and x.numel() < lean_ops.SMALL:
+        return norm(x) * scale  # type: ignore[no-any-return]
     # not an expanded view: on CPUs torch's backward pass for channels-last images reads past the end of one
     weight = scale.repeat(x.shape[1]) if own.weight is None else own.weight * scale  # f32[C]
     bias = None if own.bias is None else own.bias * scale  # f32[C]
@@ -184,8 +188,9 @@ def embed_kernel(kernel: Tensor, before: tuple[int, ...], dilation: tuple[int, .
         if step == 1 or spread.shape[dim] == 1:
             continue
         taps = spread.shape[dim]
-        stuffed = F.pad(spread.movedim(dim, -1).unsqueeze(-1), (0, step - 1)).flatten(-2)  # f32[...,k*step]
-        spread = stuffed[..., : (taps - 1) * step + 1].movedim(-1, dim)
+        behind = [0, 0] * (spread.dim() - dim - 1)  # no axis changes its place, so gradients lie as the kernel does
+        stuffed = F.pad(spread.unsqueeze(dim + 1), [*behind, 0, step - 1]).flatten(dim, dim + 1)  # f32[...,k*step,...]
+        spread = stuffed.narrow(dim, 0, (taps - 1) * step + 1)
     padding: list[int] = []
     for dim in reversed(range(len(size))):
         padding += [before[dim], size[dim] - before[dim] - spread.shape[dim + 2]]
@@ -246,6 +251,8 @@ def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> Non
         kept: the norm that ran.
         twins: those that did not.
     """
+    if not kept.training:  # nothing was counted
+        return
     with torch.no_grad():
         sources = list(kept.buffers())
         for twin in twins:

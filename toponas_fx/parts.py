@@ -9,7 +9,7 @@ from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.purity import is_hooked
 
 _READS_LAYOUT = ("view", "view_as", "as_strided")
-_MAY_PASS_ON = (layouts.channels_last, layouts.standard_layout)
+_MAY_PASS_ON = (layouts.channels_last, layouts.own_layout, layouts.original_layout, layouts.resumed)
 
 
 def why_not_a_part(gm: fx.GraphModule, node: fx.Node) -> str | None:

@@ -47,7 +47,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass would do to a graph. Matches are disjoint: applying one leaves the others valid."""
+    """What a pass would do to a graph.
+
+    Matches are disjoint: applying one leaves the others valid. A node that one replaces is its replacement in those
+    that are applied after it, wherever their fields hold it.
+    """
 
     matches: tuple[Any, ...] = ()
     refusals: tuple[Refusal, ...] = ()

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import fx
 
+from toponas_fx import remembered
 from toponas_fx.costs import Costs, graph_costs
 from toponas_fx.errors import PassError, ToponasError
 from toponas_fx.graph_text import format_graph, format_node, number_nodes
 from toponas_fx.pass_contract import Pass, Plan, Repeat, Semantics
+from toponas_fx.progress import step
 from toponas_fx.rewriter import Rewriter
-from toponas_fx.verifier import Interface, verify
+from toponas_fx.verifier import Interface, verify, verify_interface
 
 MAX_ROUNDS = 100
 _log = logging.getLogger("toponas_fx")
@@ -75,6 +77,11 @@ def run_passes(gm: fx.GraphModule, passes: Passes, observe: Observer | None = No
     Raises:
         PassError: a pass failed or found no end; the text names it, its place, and shows the graph around the node.
     """
+    with remembered.remembering():
+        return _run_all(gm, passes, observe)
+
+
+def _run_all(gm: fx.GraphModule, passes: Passes, observe: Observer | None) -> list[PassRecord]:
     interface = Interface.of(gm.graph)
     verify(gm, interface)
     flat = list(_flatten(passes))
@@ -83,16 +90,20 @@ def run_passes(gm: fx.GraphModule, passes: Passes, observe: Observer | None = No
     done: list[str] = []
     for entry in passes:
         group = entry.passes if isinstance(entry, Repeat) else (entry,)
+        settled: set[int] = set()  # those that found nothing more in the graph as it is
         for _ in range(MAX_ROUNDS):
-            changed = []
             for pass_ in group:
+                if id(pass_) in settled:
+                    continue
                 record = records[id(pass_)]
                 record.before = record.before if record.changes else costs
-                changed.append(_run_pass(gm, pass_, record, costs, interface, flat, done))
+                if _run_pass(gm, pass_, record, costs, interface, flat, done):
+                    settled.clear()
+                settled.add(id(pass_))
                 costs = record.after
                 if observe is not None:
                     observe(pass_, gm)
-            if isinstance(entry, Pass) or not any(changed):
+            if len(settled) == len(group):
                 break
         else:
             raise PassError(f"passes {[pass_.name for pass_ in group]} still change the graph after {MAX_ROUNDS} turns")
@@ -116,11 +127,12 @@ def _run_pass(
     number = [id(other) for other in flat].index(id(pass_)) + 1  # by identity: equal passes have places of their own
     place = f"pass '{pass_.name}' ({number} of {len(flat)}), after {done}"
     count = len(record.changes)
+    step(f"{pass_.name} ({number} of {len(flat)})")
     try:
         pass_.requires(gm)
         _apply_until_done(gm, pass_, record)
         pass_.ensures(gm)
-        verify(gm, interface)
+        (verify if len(record.changes) > count else verify_interface)(gm, interface)
     except ToponasError as error:
         raise type(error)(f"{place}: {error}") from error
     except Exception as error:
@@ -141,7 +153,8 @@ def _apply_until_done(gm: fx.GraphModule, pass_: Pass, record: PassRecord) -> No
             _log_plan(gm, pass_, plan)
             return
         rewriter = Rewriter(gm, pass_.name)
-        for match in plan.matches:
+        for planned in plan.matches:
+            match = rewriter.current(planned)
             _log_match(gm, pass_, match)
             change = Change(match.describe(), _origins(match.nodes))
             pass_.apply(match, rewriter)

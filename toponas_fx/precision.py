@@ -6,12 +6,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import no_trace
 from toponas_fx.errors import ArgumentError, InputError
@@ -28,25 +28,25 @@ class Subject:
 
     Attributes:
         model: the copy.
-        inputs: forward's positional arguments.
+        inputs: forward's arguments.
         dtype: the type that its tensors have.
         tolerance: the relative error that passes for equal.
         reason: why it is not float64; empty where it is.
     """
 
     model: nn.Module
-    inputs: tuple[Any, ...]
+    inputs: Inputs
     dtype: torch.dtype
     tolerance: float
     reason: str = ""
 
 
-def subject_of(model: nn.Module, inputs: tuple[Any, ...]) -> Subject:
+def subject_of(model: nn.Module, inputs: Inputs) -> Subject:
     """Return a copy of a model in float64; in its own type where its forward cannot run in float64.
 
     Args:
         model: the user's model; not changed.
-        inputs: forward's positional arguments, tensors or not.
+        inputs: forward's arguments, tensors or not.
 
     Raises:
         ArgumentError: the model cannot be copied.
@@ -110,13 +110,14 @@ def describe(error: BaseException) -> str:
     return f"{where}{type(error).__name__}: {text}"
 
 
-def _failure(model: nn.Module, inputs: tuple[Any, ...]) -> Exception | None:
+def _failure(model: nn.Module, inputs: Inputs) -> Exception | None:
     """Return what forward and its backward pass raise in training or evaluation, or None."""
     for training in (True, False):
         model.train(training)
         try:
             with no_trace(model):
-                output = model(*pytree.tree_map_only(Tensor, torch.clone, inputs))
+                args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+                output = model(*args, **kwargs)
                 leaves = [
                     leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad
                 ]

@@ -6,8 +6,8 @@ import functools
 import keyword
 import linecache
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch.fx.graph import _format_target
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops, recomputing
+from toponas_fx.capture import Capture
+from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.frozen import Same, freeze
 from toponas_fx.capture.guards import Change, StateGuards
 from toponas_fx.capture.tree_index import TreeIndex
@@ -54,16 +56,65 @@ class Call:
         """The part of the key that always matters: structure, plain values, training flag, ranks."""
         return self.key[:4]
 
+    @functools.cached_property
+    def any_batch(self) -> tuple[Any, ...]:
+        """The key with the batch left open: the first size of the first tensor, and of all others that have it."""
+        batch = batch_of(self.tensors)
+        head = len(self.key) - sum(2 + tensor.dim() for tensor in self.tensors)
+        details: list[Any] = []
+        for tensor in self.tensors:
+            sizes: tuple[Any, ...] = tuple(tensor.shape)
+            if sizes and sizes[0] == batch:
+                sizes = ("any batch", *sizes[1:])
+            details += [tensor.dtype, tensor.device, *sizes]
+        return (*self.key[:head], *details)
 
-def _spelt(code: str, graph: fx.Graph) -> str:
-    """Write paths through attributes that are Python keywords (a candidate called "None") with getattr."""
-    for target in {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}:
-        names = target.split(".")
-        if any(map(keyword.iskeyword, names)):
-            plain = re.escape(_format_target("self", target))
-            spelt = functools.reduce(lambda path, name: f'getattr({path}, "{name}")', names, "self")
-            code = spelt.join(re.split(rf"{plain}(?!\w)", code))
-    return code
+    @property
+    def with_gradients(self) -> tuple[Any, ...]:
+        """The same key for a call with gradients on."""
+        key = self.any_batch
+        return (*key[:4], True, *key[5:])
+
+
+def batch_of(tensors: Iterable[Tensor]) -> int | None:
+    """Return the batch size of a call: the first size of its first tensor that has any; None where none has."""
+    return next((tensor.shape[0] for tensor in tensors if tensor.dim()), None)
+
+
+_PATH = re.compile(r'(?:getattr\()*self(?:\.\w+|, "[^"]*"\))+')
+
+
+def _respelt(code: str, graph: fx.Graph, spell: Callable[[list[str]], str]) -> str:
+    """Return the code of a graph with the path of each module and attribute in other words."""
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    spelt = {_format_target("self", target): spell(target.split(".")) for target in targets}
+    return _PATH.sub(lambda found: spelt.get(found[0], found[0]), code)
+
+
+def _readable(names: list[str]) -> str:
+    """Return a path as fx writes it; names that are no identifiers, or keywords (a candidate "None"), with getattr."""
+    return functools.reduce(_step, names, "self")
+
+
+def _fast(graph: fx.Graph) -> Callable[[list[str]], str]:
+    """Return how to write paths so that modules are read from the dicts they stand in.
+
+    ``Module.__getattr__`` is Python: a supernet of small tensors spends a twentieth of its forward there.
+    """
+    called = [str(node.target).split(".") for node in graph.nodes if node.op == "call_module"]
+    modules = {tuple(names[:end]) for names in called for end in range(1, len(names) + 1)}
+
+    def spell(names: list[str]) -> str:
+        known = next((end for end in range(len(names), 0, -1) if tuple(names[:end]) in modules), 0)
+        path = "".join(["self", *(f'._modules["{name}"]' for name in names[:known])])
+        return functools.reduce(_step, names[known:], path)
+
+    return spell
+
+
+def _step(path: str, name: str) -> str:
+    is_plain = name.isidentifier() and not keyword.iskeyword(name)
+    return f"{path}.{name}" if is_plain else f'getattr({path}, "{name}")'
 
 
 def _plain(value: Any) -> Any:
@@ -79,34 +130,54 @@ class Program:
         graph: what it computes; its targets are paths in the model's tree.
         guards: the Python state it depends on.
         fingerprint: of the run it was captured from.
-        keys: of the calls that were seen to take its path.
+        sizes_used: what the captured run did with sizes besides arithmetic.
         entered: paths of the modules that the captured run went through.
+        any_grad_mode: True where it computes calls without gradients too.
+        draws: whether the captured run drew at random: passes leave more alone then than evaluation asks for.
+        keys: of the calls that were seen to take its path.
+        any_batch: True where the batch decides nothing, and keys may leave it open.
+        equal_norms: for a program of training that evaluation runs too: norms of which one counted for the others,
+            by path; it holds while their statistics agree.
+        has_mixtures: whether mixtures were found in it; None where no pass looked for them.
+        was_reused: True once it ran in a later call than the one it was made for.
         has_guards: True where the graph itself checks answers read from data.
         has_writes: True where it writes to memory that existed before.
     """
 
-    graph: fx.Graph
-    guards: StateGuards
-    fingerprint: str
+    captured: InitVar[Capture]
     keys: set[tuple[Any, ...]]
-    entered: tuple[str, ...]
+    any_batch: bool = False
+    equal_norms: tuple[tuple[str, ...], ...] = ()
+    has_mixtures: bool | None = None
+    was_reused: bool = field(default=False, init=False)
+    graph: fx.Graph = field(init=False)
+    guards: StateGuards = field(init=False)
+    fingerprint: Fingerprint = field(init=False)
+    sizes_used: tuple[tuple[Any, ...], ...] = field(init=False)
+    entered: tuple[str, ...] = field(init=False)
+    any_grad_mode: bool = field(init=False)
+    draws: bool = field(init=False)
     run: Callable[..., Any] = field(init=False)
     code: str = field(init=False)
     has_guards: bool = field(init=False)
     has_writes: bool = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, captured: Capture) -> None:
         """Compile."""
+        self.graph, self.guards, self.entered = captured.graph, captured.guards, captured.entered
+        self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
+        self.any_grad_mode, self.draws = captured.any_grad_mode, captured.draws
         self.compile()
 
     def compile(self) -> None:
         """Compile the graph as it stands now."""
         python = self.graph.python_code("self")
-        self.code = _spelt(python.src, self.graph)
+        self.code = _respelt(python.src, self.graph, _readable)
+        run = _respelt(python.src, self.graph, _fast(self.graph))
         filename = f"<toponas_fx program {id(self)}>"
-        linecache.cache[filename] = (len(self.code), None, self.code.splitlines(keepends=True), filename)
+        linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
         scope = dict(python.globals)
-        exec(compile(self.code, filename, "exec"), scope)
+        exec(compile(run, filename, "exec"), scope)
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
         self.run = recomputing.keeping_inputs(scope["forward"]) if keeps_inputs else scope["forward"]
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
@@ -119,12 +190,40 @@ class Program:
 
     def accepts(self, call: Call) -> bool:
         """Tell whether a run with a call's key was seen to take this path."""
-        return call.key in self.keys
+        if call.key not in self.keys:
+            if call.any_batch not in self.keys and not (self.any_grad_mode and call.with_gradients in self.keys):
+                return False
+            self.keys.add(call.key)  # found faster from now on
+        return True
 
-    def extend(self, call: Call, guards: StateGuards) -> None:
+    def extend(self, key: tuple[Any, ...], guards: StateGuards) -> None:
         """Note that a call with another key, or other guards, took the same path."""
-        self.keys.add(call.key)
+        self.keys.add(key)
         self.guards.add(guards)
+
+    def for_evaluation(self, key: tuple[Any, ...], guards: StateGuards) -> Program:
+        """Return this program of training as one that evaluation, which took the same path, runs too.
+
+        Norms count no more then, and those that one counted for differ as soon as somebody sets them apart.
+        """
+        twin = self._alike()
+        twin.keys, twin.guards, twin.was_reused = {key}, guards, False
+        copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
+        twin.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
+        return twin
+
+    def norms_agree(self, tree: TreeIndex) -> bool:
+        """Return whether norms that were counted as one have equal statistics still."""
+        if not self.equal_norms:
+            return True
+        pairs: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
+        for first, *rest in self.equal_norms:
+            for mine, its in ((tree.modules[first], tree.modules[path]) for path in rest):
+                for name in ("running_mean", "running_var"):
+                    kept, others = pairs.setdefault(getattr(mine, name).device, ([], []))
+                    kept.append(getattr(mine, name))
+                    others.append(getattr(its, name))
+        return all(torch.equal(torch.cat(kept), torch.cat(others)) for kept, others in pairs.values())
 
     def first_change(self, tree: TreeIndex) -> Change | None:
         """Return what changed in the Python state it depends on, or None."""
@@ -132,8 +231,15 @@ class Program:
 
     def copy(self) -> Program:
         """Return a program with a graph of its own."""
-        graph = load_graph(dump_graph(self.graph))
-        return Program(graph, self.guards, self.fingerprint, set(self.keys), self.entered)
+        twin = self._alike()
+        twin.graph, twin.keys = load_graph(dump_graph(self.graph)), set(self.keys)
+        twin.compile()
+        return twin
+
+    def _alike(self) -> Program:
+        twin = object.__new__(Program)
+        vars(twin).update(vars(self))
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         """Write the graph as plain data."""

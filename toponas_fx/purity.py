@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn import functional
 
-from toponas_fx import ops
+from toponas_fx import ops, remembered
 from toponas_fx.stacked_norm import stacked_norm
 
 _RANDOM = frozenset(
@@ -31,6 +31,7 @@ _PURE_MODULES = tuple(
     for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _RANDOM_MODULES = (nn.RReLU, nn.MultiheadAttention, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _STATELESS_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
@@ -56,7 +57,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     return _is_known(node.target) and node.target is not operator.setitem and not name.endswith("_")
 
 
-def is_random(gm: fx.GraphModule, node: fx.Node) -> bool:
+def is_random(gm: nn.Module, node: fx.Node) -> bool:
     """Tell whether a node draws from a random generator."""
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
@@ -65,6 +66,7 @@ def is_random(gm: fx.GraphModule, node: fx.Node) -> bool:
     return name in _RANDOM or name in _RANDOM_IN_PLACE
 
 
+@remembered.of_module
 def is_pure_module(module: nn.Module) -> bool:
     """Tell the same of a leaf module in its present mode."""
     if getattr(module, "inplace", False) or isinstance(module, _RANDOM_MODULES) or is_hooked(module):
@@ -76,6 +78,7 @@ def is_pure_module(module: nn.Module) -> bool:
     return type(module).__module__ in _PURE_MODULES or isinstance(module, _STATELESS_NORMS)
 
 
+@remembered.of_module
 def is_counting_norm(module: nn.Module) -> bool:
     """Tell whether a module is a BatchNorm in training mode whose only effect is on running statistics of its own."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm) or is_hooked(module):
@@ -83,9 +86,16 @@ def is_counting_norm(module: nn.Module) -> bool:
     return module.training and module.track_running_stats and next(module.parameters(), None) is None
 
 
+@remembered.of_module
 def is_hooked(module: nn.Module) -> bool:
     """Tell whether a module carries hooks: each of its calls does what only the user knows."""
-    return any(hook_tables([module]))
+    own = object.__getattribute__(module, "__dict__")  # a capture watches plain reads
+    return any(own[name] for name in _HOOKS) if _HOOKS[0] in own else any(hook_tables([module]))
+
+
+def has_global_hooks() -> bool:
+    """Return whether torch runs hooks around every module's call."""
+    return any(getattr(nn.modules.module, name) for name in _GLOBAL_HOOKS)
 
 
 def hook_tables(modules: Iterable[nn.Module]) -> Iterator[dict[int, Any]]:

@@ -220,8 +220,9 @@ def _deeds_by_origin(records: Sequence[PassRecord]) -> dict[str, list[_Deed]]:
     entries = [(f"{record.name}: ", change, False) for record in records for change in record.changes]
     entries += [(f"{record.name} refused: ", refusal, True) for record in records for refusal in record.refusals]
     for index, (head, change, is_refusal) in enumerate(entries):
+        deed = _Deed(index, head + change.sentence, is_refusal)
         for origin in change.origins:
-            found.setdefault(origin, []).append(_Deed(index, head + change.sentence, is_refusal))
+            found.setdefault(origin, []).append(deed)
     return found
 
 

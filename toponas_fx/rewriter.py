@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from toponas_fx import remembered
 from toponas_fx.errors import PassError
 from toponas_fx.graph_text import format_graph
 from toponas_fx.sharing import NormalizedKernel, sharing_of
@@ -28,6 +30,7 @@ class Rewriter:
         self.gm = gm
         self.pass_name = pass_name
         self._origins: list[fx.Node] = []
+        self._replaced: dict[fx.Node, fx.Node] = {}
         self._paths: dict[nn.Module, list[str]] = {}
         self._calls: dict[str, list[fx.Node]] = {}
 
@@ -70,27 +73,45 @@ class Rewriter:
         Raises:
             PassError: both types are known and differ.
         """
+        remembered.graph_changed()
         before, after = old.meta.get("type"), new.meta.get("type")
         if before is not None and after is not None and before != after:
             around = format_graph(self.gm, around=old)
             raise PassError(f"pass '{self.pass_name}' replaces {before} by {after}:\n{around}")
         if before is not None:
             new.meta["type"] = before
-        if "storage" in old.meta:
-            new.meta.setdefault("storage", old.meta["storage"])  # views of the old value are views of the new one now
+        for key in ("storage", "order"):  # views of the old value are views of the new one now
+            if key in old.meta:
+                new.meta.setdefault(key, old.meta[key])
         old.replace_all_uses_with(new)
         self.erase(old)
+        self._replaced[old] = new
+
+    def current(self, match: Any) -> Any:
+        """Return a match, or a part of one, with the nodes that took the place of those replaced since the plan."""
+        return fx.node.map_aggregate(match, self._current) if self._replaced else match
+
+    def _current(self, part: Any) -> Any:
+        while isinstance(part, fx.Node) and part in self._replaced:
+            part = self._replaced[part]
+        if not dataclasses.is_dataclass(part) or isinstance(part, type):
+            return part
+        values = {field.name: self.current(getattr(part, field.name)) for field in dataclasses.fields(part)}
+        return dataclasses.replace(part, **values)
 
     def update(self, node: fx.Node, args: Sequence[Any]) -> None:
         """Give a node other arguments."""
+        remembered.graph_changed()
         node.args = tuple(args)
 
     def redirect(self, reader: fx.Node, old: fx.Node, new: fx.Node) -> None:
         """Let one reader read ``new`` where it reads ``old``."""
+        remembered.graph_changed()
         reader.replace_input_with(old, new)
 
     def erase(self, node: fx.Node) -> None:
         """Remove a node that nobody reads."""
+        remembered.graph_changed()
         self.gm.graph.erase_node(node)
 
     def erase_unread(self, nodes: Iterable[fx.Node]) -> None:
@@ -108,6 +129,7 @@ class Rewriter:
             if anchor < node and node not in late:
                 late.add(node)
                 queue += node.all_input_nodes
+        remembered.graph_changed()
         for node in sorted(late):
             anchor.prepend(node)
 
@@ -116,6 +138,7 @@ class Rewriter:
         module, old = self.gm.get_submodule(kept), self.gm.get_submodule(removed)
         if module is old:
             return
+        remembered.tree_changed()
         if not self._paths:
             for path, candidate in nn.Module.named_modules(self.gm, remove_duplicate=False):
                 self._paths.setdefault(candidate, []).append(path)
@@ -137,6 +160,7 @@ class Rewriter:
         sharing_of(self.gm).kernels[kernel] = NormalizedKernel(bias, per)
 
     def _note(self, node: fx.Node, type: TensorType | None) -> fx.Node:
+        remembered.graph_changed()
         first = self._origins[0].meta if self._origins else {}
         if type is not None:
             node.meta["type"] = type

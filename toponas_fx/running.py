@@ -20,6 +20,7 @@ from toponas_fx.compiler import compile_call
 from toponas_fx.errors import GuardFailure
 from toponas_fx.kernels import normalized_kernels
 from toponas_fx.program import Call, Program
+from toponas_fx.refusals import keeps_changing
 from toponas_fx.state import State
 
 _REASON = "toponas_fx asks at each call which graph holds; compile the simplified model itself"
@@ -77,12 +78,15 @@ def _search(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
 def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Program]:
     """Yield the programs that hold as far as Python state tells; the last is of a capture made now."""
     state: State = vars(model)["_toponas"]
+    if not state.sharing.kernels and state.refusals.rests(call):
+        return
     tree = state.tree(model)
     for program in state.programs:
-        if program.accepts(call) and program.first_change(tree) is None:
+        if program.accepts(call) and program.first_change(tree) is None and program.norms_agree(tree):
             state.used(program)
+            state.refusals.in_turn.clear()
             yield program
-    if call.fixed not in state.as_written:
+    if not state.refusals.hold(call, tree) and not keeps_changing(state, call, tree):
         fresh = compile_call(model, state, call, args, kwargs)
         if fresh is not None:  # it may fail too: what it reads differs between two runs from the same start
             yield fresh

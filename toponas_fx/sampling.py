@@ -10,14 +10,30 @@ from torch import fx
 
 from toponas_fx import ops
 from toponas_fx.capture import Capture, capture
+from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.quiet import restored_generators
+from toponas_fx.errors import CaptureError
 from toponas_fx.purity import is_random
 
 TRIALS = 3
 """Further runs that may show another path."""
 
 
-def why_sampled(fast: fx.GraphModule, forward: Callable[..., Any], inputs: tuple[Any, ...], run: Capture) -> str | None:
+def check_steady(fast: fx.GraphModule, forward: Callable[..., Any], inputs: Inputs, run: Capture) -> None:
+    """Refuse a captured path that is one of many; the arguments are those of ``why_sampled``.
+
+    Raises:
+        CaptureError: each run samples another. It holds whatever the numbers of the model are: a temperature does not
+            end it, a mode may.
+    """
+    reason = why_sampled(fast, forward, inputs, run)
+    if reason is not None:
+        error = CaptureError(reason)
+        error.guards = run.guards.modes()
+        raise error
+
+
+def why_sampled(fast: fx.GraphModule, forward: Callable[..., Any], inputs: Inputs, run: Capture) -> str | None:
     """Return why a captured path is one of many, or None where it seems to stay.
 
     Only a model that reads a random draw to choose its path is run again, with other draws: a loop that draws until
@@ -26,7 +42,7 @@ def why_sampled(fast: fx.GraphModule, forward: Callable[..., Any], inputs: tuple
     Args:
         fast: the model.
         forward: its forward as the user wrote it, bound.
-        inputs: the example inputs.
+        inputs: what it was run with.
         run: the captured run.
     """
     where = _reads_a_draw(fast, run.graph)
@@ -35,7 +51,7 @@ def why_sampled(fast: fx.GraphModule, forward: Callable[..., Any], inputs: tuple
     for seed in range(TRIALS):
         with restored_generators():
             torch.manual_seed(seed)
-            other = capture(fast, forward, inputs, {})
+            other = capture(fast, forward, *inputs)
         if other.fingerprint != run.fingerprint:
             return f"{where}: each run samples another path there, and one sampled path has nothing to merge"
     return None

@@ -26,7 +26,8 @@ class Sharing:
     """The decisions about one model.
 
     Attributes:
-        is_decided: True once the training capture is through; later captures add nothing.
+        is_decided: True once a training capture that has mixtures is through; later captures add nothing.
+        is_late: True where that was not the one of ``simplify``: checkpoints then keep the names of replaced modules.
         ties: path of a replaced module to the path of the module that took its place.
         kernels: path of a kernel parameter to how it is normalized.
     """
@@ -34,10 +35,11 @@ class Sharing:
     is_decided: bool = False
     ties: dict[str, str] = field(default_factory=dict)
     kernels: dict[str, NormalizedKernel] = field(default_factory=dict)
+    is_late: bool = False
 
     def copy(self) -> Sharing:
         """Return an independent copy."""
-        return Sharing(self.is_decided, dict(self.ties), dict(self.kernels))
+        return Sharing(self.is_decided, dict(self.ties), dict(self.kernels), self.is_late)
 
 
 def sharing_of(gm: object) -> Sharing:

@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from toponas_fx import remembered
+
 _PLAIN = (int, float, str, bool, type(None))
 
 
+@remembered.of_module
 def signature(module: nn.Module) -> tuple[Any, ...]:
     """Return what two modules must agree in to be alike: class, options, mode, and the kind of what they own.
 

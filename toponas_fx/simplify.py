@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from types import MethodType
@@ -11,38 +10,40 @@ from typing import Any
 
 import networkx as nx
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.assembly import assemble, retire
-from toponas_fx.capture import capture
-from toponas_fx.capture.inputs import as_inputs, infer_inputs
+from toponas_fx.capture.inputs import Inputs, inputs_of, is_given
+from toponas_fx.capture.quiet import collector_off
 from toponas_fx.compiler import build_program
 from toponas_fx.costs import Costs, graph_costs
+from toponas_fx.deciding import detection
 from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, ToponasError
+from toponas_fx.inspection import inspection
 from toponas_fx.kernels import leave_layer, normalized_values, watch_layers
-from toponas_fx.mixtures import mixtures
 from toponas_fx.model import SimplifiedModule
-from toponas_fx.pass_contract import Pass, Repeat, Semantics
-from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps, NormalizeKernels, Recompute
+from toponas_fx.options import checked_passes
+from toponas_fx.pass_contract import Pass, Repeat
+from toponas_fx.passes import DetectMixedOps, Recompute
 from toponas_fx.pipeline import PassRecord
 from toponas_fx.program import Call
-from toponas_fx.report import Report, build_report, unused_notes
-from toponas_fx.sampling import why_sampled
-from toponas_fx.topology import build_topology
+from toponas_fx.progress import progress
+from toponas_fx.recording import record
+from toponas_fx.refusals import refuse
+from toponas_fx.report import Report, build_report
+from toponas_fx.sampling import check_steady
 from toponas_fx.tree import copy_tree
 from toponas_fx.tuning import tune as measure_alternatives
+from toponas_fx.unmixed import why_unmixed
 from toponas_fx.unread import unread_parameters
-
-MODES = ("share", "exact")
-NORMALIZE = ("kernel", "filter")
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def simplify(
     model: nn.Module,
     example_inputs: Any = None,
     *,
+    example_kwargs: dict[str, Any] | None = None,
     mode: str = "share",
     passes: Sequence[Pass | Repeat] | None = None,
     normalize: str = "kernel",
@@ -56,8 +57,10 @@ def simplify(
 
     Args:
         model: the supernet, on the device and with the dtype it is to run with.
-        example_inputs: one tensor, ``f32[N,C,H,W]`` say, or a tuple of forward's positional arguments; inferred from
-            the first layer where it is None. Nothing of the run with it is left behind.
+        example_inputs: one tensor, ``f32[N,C,H,W]`` say, a tuple of forward's positional arguments, or one dict that
+            forward takes; inferred from the first layer where nothing is given. Nothing of the run with it is left
+            behind.
+        example_kwargs: what forward takes by name, ``{"x": x}`` say; alone, or beside positional ones.
         mode: ``"share"`` shares modules between candidates (TopoNAS, arXiv 2408.01311): every architecture computes
             what it did, with the shared modules tied. ``"exact"`` keeps the function for all weights and inputs.
         passes: rewrite rules in order instead of ``toponas_fx.passes.DEFAULT_PASSES``; mode ``"exact"`` leaves out
@@ -75,16 +78,35 @@ def simplify(
         The simplified model; ``fast.report`` says what was done and why not more.
 
     Raises:
-        ArgumentError: ``model`` is no Module, is wrapped for parallel use or simplified already, uses a reserved
-            attribute name, or an option is unknown; ``tune`` without example inputs.
+        ArgumentError: ``model`` is no Module, is wrapped for parallel use or simplified already, or an option is
+            unknown; ``tune`` without example inputs.
         InputError: the example inputs do not fit forward, or none could be inferred.
-        Exception: whatever the model's own forward raises, untouched.
+        Exception: whatever the model's own forward raises, untouched; above all what torch raises on shapes that do
+            not fit. Only where forward fails for want of state that the search loop sets later, an architecture that
+            is None or not there yet, a warning names the line instead: the model runs as written until a call works,
+            and that is captured.
+
+    Warns:
+        UserWarning: once for each reason to leave forward as written, and once where no mixture was found. What is
+            shared is then decided by the first later training call that mixes candidates; parameters leave with that
+            call, are named in a warning, and checkpoints keep all names.
     """
-    chosen = _checked_passes(model, mode, passes, normalize) + ((Recompute(),) if recompute else ())
-    if tune and example_inputs is None:
+    chosen = checked_passes(model, mode, passes, normalize) + ((Recompute(),) if recompute else ())
+    inferred = not is_given(example_inputs, example_kwargs)
+    if tune and inferred:
         raise ArgumentError("tune=True measures steps: pass example_inputs of the size that the search has")
-    inputs = _inputs(model, example_inputs)
-    fast = assemble(model, mode, chosen)
+    inputs = inputs_of(model, example_inputs, example_kwargs)
+    with progress(f"simplifying {type(model).__name__}"):
+        return _simplified(model, inputs, mode, chosen, inferred, tune)
+
+
+def _simplified(
+    model: nn.Module, inputs: Inputs, mode: str, chosen: tuple[Pass | Repeat, ...], inferred: bool, tune: bool
+) -> Any:
+    with collector_off():
+        fast = assemble(model, mode, chosen)
+    if fast._toponas_taken:
+        warnings.warn(_taken(fast), stacklevel=3)
     fast._toponas.simplify_like = simplify_like
     fast._toponas.example = pytree.tree_map_only(Tensor, _without_memory, inputs)
     training = {module: module.training for module in fast.modules()}
@@ -93,23 +115,34 @@ def simplify(
     notes: list[str] = []
     try:
         fast.train()
-        raw, records = _compile_first(fast, inputs, example_inputs is None)
+        with collector_off():
+            raw, records = _compile_first(fast, inputs, inferred)
         before = raw or before
-        fast._toponas.sharing.is_decided = True
+        first = None if raw is None else fast._toponas.programs[0]
+        fast._toponas.sharing.is_decided = mode == "exact" or (first is not None and first.has_mixtures is not False)
         watch_layers(fast, fast._toponas.sharing)
-        told = _tune(fast, model, inputs) if tune and raw is not None else []
+        told = []
+        if tune and raw is not None:
+            told = _tune(fast, model, inputs)
+            fast._toponas.programs = [program for program in fast._toponas.programs if program.fixed[2]]
         if fast._toponas.programs or not tune:
             fast.eval()
-            _compile_first(fast, inputs, example_inputs is None)
+            if all(program.fixed[2] for program in fast._toponas.programs):
+                with collector_off():
+                    _compile_first(fast, inputs, inferred)
             fast.train()
         else:
             raw, after = None, before
-        reasons = fast._toponas.as_written.values()
+        reasons = dict.fromkeys(fast._toponas.as_written.values())
+        if first is not None and first.has_mixtures is False:
+            fast._toponas.notes = [why_unmixed(inspection(fast), first.entered)]
+            warnings.warn(f"{type(model).__name__}: {fast._toponas.notes[0]}", stacklevel=3)
         notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes, *told]
+        notes += [_taken(fast)] if fast._toponas_taken else []
         if raw is not None:
             retire(fast, unread_parameters(fast, inputs))
-            after = graph_costs(fast)
-            fast._toponas.unmeasured = inputs if example_inputs is not None else None
+            after = records[-1].after if records else before
+            fast._toponas.unmeasured = None if inferred else inputs
     finally:
         for module in fast.modules():
             module.training = training.get(module, fast.training)
@@ -120,7 +153,16 @@ def simplify(
     return fast
 
 
-def _tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+def _taken(fast: SimplifiedModule) -> str:
+    """Say which names are the user's here."""
+    names = ", ".join(f"`{name}`" for name in sorted(fast._toponas_taken))
+    return (
+        f"{fast._toponas.user_class.__name__} has {names} of its own, which a simplified model leaves to it: "
+        "toponas_fx.inspection(fast) has the graph, the report, the reference"
+    )
+
+
+def _tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> list[str]:
     """Choose among exact alternatives, and print what was chosen; leave no program that the original outruns."""
     try:
         tuned = measure_alternatives(fast, model, inputs)
@@ -134,125 +176,82 @@ def _tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> 
     if tuned.of_original > 1 and state.mode == "exact" and not saves_memory:
         state.programs.clear()
         for training in (True, False):
-            state.as_written[Call.of(inputs, {}, training).fixed] = told[-1]
+            refuse(state, Call.of(*inputs, training), told[-1], None)
     return told
 
 
-def _compile_first(
-    fast: SimplifiedModule, inputs: tuple[Any, ...], inferred: bool
-) -> tuple[Costs | None, list[PassRecord]]:
+def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tuple[Costs | None, list[PassRecord]]:
     """Capture and compile the present mode; leave the user's forward as written where that cannot be."""
     state = fast._toponas
-    call = Call.of(inputs, {}, fast.training)
+    call = Call.of(*inputs, fast.training)
     forward = MethodType(state.user_forward, fast)
     try:
-        captured = capture(fast, forward, inputs, {})
-        reason = why_sampled(fast, forward, inputs, captured)
-        if reason is not None:
-            raise CaptureError(reason)
+        recorded = record(fast, forward, inputs, other_mode=fast.training)
+        captured = recorded.capture
+        check_steady(fast, forward, recorded.inputs, captured)
     except CaptureError as error:
-        state.as_written[call.fixed] = str(error)
-        warnings.warn(f"{state.user_class.__name__} runs as its user wrote it: {error}", stacklevel=3)
+        if str(error) not in state.as_written.values():  # training and evaluation may meet the same
+            warnings.warn(f"{state.user_class.__name__} runs as its user wrote it: {error}", stacklevel=4)
+        refuse(state, call, str(error), error.guards)
         return None, []
     except ToponasError:
         raise
     except Exception as error:
         if inferred:
-            shape = tuple(inputs[0].shape)
+            shape = tuple(inputs.args[0].shape)
             raise InputError(
                 f"forward fails on an inferred input of shape {shape} ({type(error).__name__}: {error}); "
                 "pass example_inputs"
             ) from error
         raise
     state.captures[call.fixed] = 1
+    if recorded.is_whole:
+        state.batch_decides.add(call.fixed)
     state.working = captured.graph
-    raw = graph_costs(fast)
+    raw = graph_costs(inspection(fast))
     state.working = None
 
-    def keep_detected(pass_: Pass, gm: fx.GraphModule) -> None:
-        """Look at the mixtures as the user wrote them, before anything is dropped or shared."""
-        if isinstance(pass_, DetectMixedOps):
-            state.topology = build_topology(gm)
-            state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
-
-    program, records = build_program(fast, state, captured, call, keep_detected if fast.training else None)
+    observe = detection(fast, state, captured) if fast.training else None
+    program, records = build_program(fast, state, recorded, call, observe)
     state.programs.append(program)
+    if recorded.evaluation is not None:
+        key = Call.of(*inputs, training=False).any_batch
+        state.programs.append(program.for_evaluation(key, recorded.evaluation.guards))
+        state.shares_graphs = True
     return raw, records
-
-
-def _checked_passes(
-    model: nn.Module, mode: str, passes: Sequence[Pass | Repeat] | None, normalize: str
-) -> tuple[Pass | Repeat, ...]:
-    if isinstance(model, _WRAPPERS):
-        raise ArgumentError(f"the model is wrapped in {type(model).__name__}: simplify before wrapping")
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"simplify takes a torch.nn.Module, not {type(model).__name__}")
-    compiled = [path for path, module in model.named_modules() if _is_compiled(module)]
-    if compiled:
-        raise ArgumentError(f"`{compiled[0] or 'the model'}` went through torch.compile: simplify before compiling")
-    if isinstance(model, SimplifiedModule):
-        raise ArgumentError("the model is simplified already")
-    if mode not in MODES:
-        raise ArgumentError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
-    if normalize not in NORMALIZE:
-        raise ArgumentError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, not {normalize!r}")
-    chosen = list(DEFAULT_PASSES if passes is None else passes)
-    for entry in chosen:
-        for pass_ in entry.passes if isinstance(entry, Repeat) else (entry,):
-            if not isinstance(pass_, Pass):
-                raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {pass_!r}")
-    kept = [_for_mode(entry, mode, normalize) for entry in chosen]
-    return tuple(entry for entry in kept if entry is not None)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    in_place = getattr(module, "_compiled_call_impl", None) is not None  # what module.compile() leaves behind
-    return in_place or type(module).__name__ == "OptimizedModule"
-
-
-def _for_mode(entry: Pass | Repeat, mode: str, normalize: str) -> Pass | Repeat | None:
-    if isinstance(entry, Repeat):
-        inner = [_for_mode(pass_, mode, normalize) for pass_ in entry.passes]
-        kept = [pass_ for pass_ in inner if isinstance(pass_, Pass)]
-        return Repeat(*kept) if kept else None
-    if mode == "exact" and entry.semantics is Semantics.SHARES:
-        return None
-    if isinstance(entry, NormalizeKernels) and normalize != "kernel":
-        return dataclasses.replace(entry, per=normalize)
-    return entry
 
 
 def _without_memory(tensor: Tensor) -> Tensor:
     return tensor.new_zeros(()).expand(tensor.shape)
 
 
-def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
-    return infer_inputs(model) if example_inputs is None else as_inputs(example_inputs)
-
-
 def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
     """Simplify a model of another structure with the options of ``template``."""
     state = template._toponas
-    return simplify(model, state.example, mode=state.mode, passes=state.passes)
+    args, kwargs = state.example
+    return simplify(model, args, example_kwargs=kwargs, mode=state.mode, passes=state.passes)
 
 
 def explain(model: nn.Module, example_inputs: Any = None, **options: Any) -> Report:
     """Return the report that ``simplify`` with the same arguments would give; the model is not changed."""
-    report: Report = simplify(model, example_inputs, **options).report
-    return report
+    return inspection(simplify(model, example_inputs, **options)).report
 
 
-def topology(model: nn.Module, example_inputs: Any = None) -> nx.MultiDiGraph:
+def topology(
+    model: nn.Module, example_inputs: Any = None, *, example_kwargs: dict[str, Any] | None = None
+) -> nx.MultiDiGraph:
     """Return a supernet's graph of values and candidates, as its user wrote it.
 
     Args:
         model: the supernet; not changed.
         example_inputs: as for ``simplify``.
+        example_kwargs: likewise.
 
     Returns:
         A multigraph whose nodes are values and whose edges are candidates; see ``toponas_fx.topology``.
     """
-    found: nx.MultiDiGraph = simplify(model, example_inputs, passes=(DetectMixedOps(),)).topology()
+    detected = simplify(model, example_inputs, example_kwargs=example_kwargs, passes=(DetectMixedOps(),))
+    found: nx.MultiDiGraph = inspection(detected).topology()
     return found
 
 
@@ -281,5 +280,6 @@ def restore(fast: SimplifiedModule) -> Any:
         owner, _, name = removed.rpartition(".")
         twin.get_submodule(owner)._modules[name] = copy.deepcopy(twin.get_submodule(kept))
     plain = copy_tree(twin, state.user_class)
-    vars(plain).pop("meta", None)
+    if "meta" not in twin._toponas_taken:
+        vars(plain).pop("meta", None)
     return plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +79,24 @@ def is_axis(axis: Any, found: Stacked, node: fx.Node) -> bool:
 
 
 def _is_along(factor: fx.Node, found: Stacked, rank: int) -> bool:
-    """Tell whether a factor has one number for each term, the same for all else."""
-    sizes = shape_of(unexpanded(factor))
-    sizes = (1,) * (rank - len(sizes)) + sizes
-    return len(sizes) == rank and sizes[found.axis] == len(found.terms) == math.prod(sizes)
+    """Tell whether a factor has one number for each term, the same for all else, whatever the batch size."""
+    own = shape_of(unexpanded(factor))
+    sizes = (1,) * (rank - len(own)) + own
+    if len(sizes) != rank or not sizes[found.axis] == len(found.terms) == math.prod(sizes):
+        return False
+    return len(own) == 1 or all(1 not in shape_of(given) for given in inputs_of(factor))
+
+
+def inputs_of(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield the inputs of the graph that a node is computed from."""
+    seen, queue = {node}, [node]
+    while queue:
+        current = queue.pop()
+        if current.op == "placeholder":
+            yield current
+        fresh = [parent for parent in current.all_input_nodes if parent not in seen]
+        seen.update(fresh)
+        queue += fresh
 
 
 def unexpanded(node: fx.Node) -> fx.Node:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.kernels import leave_layer
 from toponas_fx.program import Program
+from toponas_fx.refusals import Refusals
 from toponas_fx.sharing import Sharing
 
 
@@ -26,8 +30,10 @@ class State:
         sharing: what was decided.
         programs: compiled graphs, for the training and the evaluation capture and any later one.
         as_written: for the fixed part of a call's key, why the user's forward runs as written.
+        refusals: until when that is so.
         captures: for the same, how many captures were made; those of a known path count less.
         runs: how often a program ran.
+        batch_decides: for the same, whether another batch was seen to take another path.
         removed: parameters that no run reads, by path; they left ``parameters()``.
         working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
@@ -48,13 +54,15 @@ class State:
     sharing: Sharing = field(default_factory=Sharing)
     programs: list[Program] = field(default_factory=list)
     as_written: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals)
     captures: dict[tuple[Any, ...], float] = field(default_factory=dict)
     runs: int = 0
+    batch_decides: set[tuple[Any, ...]] = field(default_factory=set)
     removed: dict[str, Tensor] = field(default_factory=dict)
     working: fx.Graph | None = None
     shares_graphs: bool = False
     report: Any = None
-    unmeasured: tuple[Any, ...] | None = None
+    unmeasured: Inputs | None = None
     topology: Any = None
     notes: list[str] = field(default_factory=list)
     example: Any = None
@@ -67,6 +75,7 @@ class State:
         twin = State(self.user_class, self.user_forward, self.mode, self.passes, self.sharing.copy())
         twin.programs = list(self.programs)
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
+        twin.refusals, twin.batch_decides = self.refusals.copy(), set(self.batch_decides)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
         twin.unmeasured = self.unmeasured
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
@@ -76,6 +85,7 @@ class State:
     def used(self, program: Program) -> None:
         """Note that a program is about to run; those that ran last come first."""
         self.runs += 1
+        program.was_reused = True
         if program is not self.programs[0]:
             self.programs = [program, *(other for other in self.programs if other is not program)]
 
@@ -83,11 +93,22 @@ class State:
         """Return the index of the tree; forget programs, and what was decided about modules, where it changed."""
         if self.index is None:
             self.index = TreeIndex.of(root)
-        elif not self.index.is_current():
+        elif not self.index.is_current() or self._lost_kernels():
             before, self.index = self.index, TreeIndex.of(root)
             self.programs, self.as_written, self.captures, self.structure = [], {}, {}, None
+            self.refusals, self.batch_decides = Refusals(), set()
             self._forget_replaced(before.modules, self.index.modules)
         return self.index
+
+    def _lost_kernels(self) -> bool:
+        """Return whether a normalized kernel is no parameter any more: pruned, or computed from others."""
+        assert self.index is not None
+        known = self.index.watched.get(id(self))
+        if known is None or known[0] != len(self.sharing.kernels):  # asked at each call: the tables are kept
+            parts = [path.rpartition(".") for path in self.sharing.kernels]
+            tables = [vars(self.index.modules[owner])["_parameters"] for owner, *_ in parts]
+            known = self.index.watched[id(self)] = len(parts), tables, [name for *_, name in parts]
+        return not all(map(operator.is_not, map(dict.get, *known[1:]), repeat(None)))
 
     def _forget_replaced(self, before: dict[str, nn.Module], now: dict[str, nn.Module]) -> None:
         def stays(parameter: str) -> bool:
@@ -97,7 +118,7 @@ class State:
         ties, kernels = self.sharing.ties, self.sharing.kernels
         for removed in [path for path, kept in ties.items() if not now.get(path) is now.get(kept) is not None]:
             del ties[removed]
-        for kernel in [path for path in kernels if not stays(path)]:
+        for kernel in [path for path in kernels if not stays(path) or not _is_parameter(now, path)]:
             del kernels[kernel]
             leave_layer(before.get(kernel.rpartition(".")[0]))
         for parameter in [path for path in self.removed if not stays(path)]:
@@ -107,3 +128,8 @@ class State:
         """Leave out the index, which is rebuilt, and the example inputs."""
         left_out = dict.fromkeys(("index", "structure", "working", "unmeasured"))
         return {**vars(self), **left_out, "removed": dict(self.removed)}
+
+
+def _is_parameter(modules: dict[str, nn.Module], path: str) -> bool:
+    owner, _, name = path.rpartition(".")
+    return owner in modules and modules[owner]._parameters.get(name) is not None

@@ -14,14 +14,14 @@ import networkx as nx
 import torch
 from torch import fx
 
-from toponas_fx import ops
+from toponas_fx import layouts, ops
 from toponas_fx.labels import label_of
 from toponas_fx.lean_pools import scaled_avg_pool2d
 from toponas_fx.mixtures import Mixture, is_mixed_sum, mixtures
 from toponas_fx.stacked_norm import stacked_norm
 
 _INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
-_NO_DATA = ("size", "numel", "dim", ops.guard)
+_NO_DATA = ("size", "numel", "dim", ops.guard, layouts.takes_over)
 RESHAPES = ("unbind", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", torch.reshape)
 """Calls that a weight may go through and still be the same element."""
 
@@ -132,7 +132,9 @@ class _Flow:
 def _read_by(node: fx.Node) -> list[Any]:
     if node.op == "placeholder":
         return [_INPUTS]
-    return [] if node.target in _NO_DATA else list(node.all_input_nodes)
+    if node.target in _NO_DATA:
+        return []
+    return [parent for parent in node.all_input_nodes if parent.target is not layouts.takes_over]
 
 
 def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:

@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.capture import capture
+from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.owners import model_tensors
-from toponas_fx.capture.quiet import no_trace
+from toponas_fx.capture.quiet import in_mode, no_trace
 from toponas_fx.compiler import build_program
 from toponas_fx.graph_text import format_graph
-from toponas_fx.measure import in_training
+from toponas_fx.inspection import inspection
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import BatchKernels, FuseSiblings, LowerForDevice, MergeKernels
 from toponas_fx.program import Call, Program
+from toponas_fx.recording import Recording
 from toponas_fx.tuning_cache import Tuned, device_name, load_tuned, save_tuned
 
 ROUNDS = 7
@@ -81,7 +83,7 @@ ANSWERS = (
 )
 
 
-def tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> Tuned:
+def tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> Tuned:
     """Choose the passes of a simplified model, whose sharing is decided, and leave it with the program they make.
 
     Args:
@@ -126,40 +128,41 @@ def tune(fast: SimplifiedModule, model: nn.Module, inputs: tuple[Any, ...]) -> T
             if is_faster:
                 state.passes, state.programs[0] = passes, program
                 chosen.append(answer.text)
-        with in_training(model), no_trace(model):
+        with in_mode(model, training=True), no_trace(model):
             best = _step("the best", fast, state.programs[0], inputs)
-            ratios = _ratios(best, Step("the original", lambda: model(*inputs), model))
+            ratios = _ratios(best, Step("the original", lambda: model(*inputs.args, **inputs.kwargs), model))
     tuned = Tuned(tuple(chosen), tuple(told), statistics.median(ratios), _device(inputs))
     save_tuned(key, tuned)
     return tuned
 
 
-def _program(fast: SimplifiedModule, passes: Passes, inputs: tuple[Any, ...]) -> Program:
+def _program(fast: SimplifiedModule, passes: Passes, inputs: Inputs) -> Program:
     """Compile the training capture with other passes."""
     state = fast._toponas
-    captured = capture(fast, MethodType(state.user_forward, fast), inputs, {})
+    captured = capture(fast, MethodType(state.user_forward, fast), *inputs)
     before, state.passes = state.passes, passes
     try:
-        return build_program(fast, state, captured, Call.of(inputs, {}, fast.training))[0]
+        recorded = Recording(captured, inputs, is_whole=True)
+        return build_program(fast, state, recorded, Call.of(*inputs, fast.training))[0]
     finally:
         state.passes = before
 
 
-def _key(fast: SimplifiedModule, inputs: tuple[Any, ...]) -> tuple[str, ...]:
+def _key(fast: SimplifiedModule, inputs: Inputs) -> tuple[str, ...]:
     """Return what a choice depends on: device, threads, versions, the model's layers and sizes, the passes."""
     state = fast._toponas
-    captured = capture(fast, MethodType(state.user_forward, fast), inputs, {})
+    captured = capture(fast, MethodType(state.user_forward, fast), *inputs)
     before, state.working = state.working, captured.graph
     try:
-        graph = format_graph(fast)
+        graph = format_graph(inspection(fast))
     finally:
         state.working = before
-    tensors = Call.of(inputs, {}, fast.training).tensors
+    tensors = Call.of(*inputs, fast.training).tensors
     kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
     return (_device(inputs), *kinds, graph, repr(fast), repr(state.passes), state.programs[0].code)
 
 
-def _device(inputs: tuple[Any, ...]) -> str:
+def _device(inputs: Inputs) -> str:
     tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     return device_name(tensors[0].device if tensors else torch.device("cpu"))
 
@@ -193,8 +196,8 @@ class Step:
         return time.perf_counter() - start
 
 
-def _step(text: str, fast: SimplifiedModule, program: Program, inputs: tuple[Any, ...]) -> Step:
-    tensors = Call.of(inputs, {}, fast.training).tensors
+def _step(text: str, fast: SimplifiedModule, program: Program, inputs: Inputs) -> Step:
+    tensors = Call.of(*inputs, fast.training).tensors
     return Step(text, lambda: program.run(fast, *tensors), fast)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.owners import TensorPath, walk_value
 from toponas_fx.model import SimplifiedModule
 
 
-def unread_parameters(fast: SimplifiedModule, inputs: tuple[Any, ...]) -> list[str]:
+def unread_parameters(fast: SimplifiedModule, inputs: Inputs) -> list[str]:
     """Return the paths of parameters that no program reads and no change of state could bring back.
 
     One that the inputs are made from is read, and so is one that another method of the user's may use: a loss that

@@ -49,12 +49,21 @@ def verify(gm: fx.GraphModule, interface: Interface) -> None:
     for node in gm.graph.nodes:
         _verify_target(gm, node)
         _verify_type(gm, node)
-    found = Interface.of(gm.graph)
-    if found != interface:
-        raise VerificationError(f"inputs and output were {interface}, now they are {found}")
+    verify_interface(gm, interface)
     for removed, kept in sharing_of(gm).ties.items():
         if gm.get_submodule(removed) is not gm.get_submodule(kept):
             raise VerificationError(f"`{removed}` is recorded as tied to `{kept}` but is another module")
+
+
+def verify_interface(gm: fx.GraphModule, interface: Interface) -> None:
+    """Check a model's inputs and output alone: of a graph that no match was applied to.
+
+    Raises:
+        VerificationError: they changed.
+    """
+    found = Interface.of(gm.graph)
+    if found != interface:
+        raise VerificationError(f"inputs and output were {interface}, now they are {found}")
 
 
 def _verify_target(gm: fx.GraphModule, node: fx.Node) -> None:

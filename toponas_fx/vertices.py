@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import no_trace
 from toponas_fx.comparison import seed_all
+from toponas_fx.inspection import inspection
 from toponas_fx.mixtures import mixtures
 from toponas_fx.weight_values import WeightReader, candidate_weights, counts_at_all, mixture_names, needed_for
 
@@ -72,8 +73,8 @@ class Vertices:
 
     def __init__(self, detected: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
         """Look at the present mode's graph of a model in which mixtures were detected and nothing else was done."""
-        self._model, self._inputs, self._graph = detected, inputs, detected.graph
-        names = mixture_names(detected)
+        self._model, self._inputs, self._graph = detected, inputs, inspection(detected).graph
+        names = mixture_names(inspection(detected))
         found = [
             MixtureState(names.get((m.node.name, m.edge)) or m.node.name, m.node, candidate_weights(m))
             for m in mixtures(self._graph)

@@ -5,6 +5,7 @@ and the time ratio is the median over the pairs, so that it holds on a busy mach
 
     python examples/benchmarks/ratios.py
     python examples/benchmarks/ratios.py --space darts pcdarts --repeats 20 --json ratios.json
+    python examples/benchmarks/ratios.py --grid --sample 40 --threads 1
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples' folder, for the supernets in it
 import toponas_fx
+from benchmarks import size_grid
+from benchmarks.size_grid import Place, places, table_of
 from benchmarks.steps import Batch, seeded_saved_bytes, step_seconds
 from benchmarks.tables import Table
 from supernets.darts import DARTSSupernet
@@ -86,12 +91,30 @@ def measure(space: str, repeats: int, mode: str) -> Ratios:
     )
 
 
+def measure_place(place: Place, repeats: int) -> float:
+    """Return the ratio of step times at one place of the grid."""
+    torch.manual_seed(0)
+    original = place.make()
+    batch = Batch.random(place.batch, place.side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        models = (original, toponas_fx.simplify(copy.deepcopy(original), batch.images, mode=place.mode))
+        pairs = [[step_seconds(model, batch, seed) for model in models] for seed in range(2 + repeats)][2:]
+    return statistics.median(simplified / plain for plain, simplified in pairs)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--space", nargs="+", choices=SPACES, default=list(SPACES), help="which (all)")
     parser.add_argument("--repeats", type=int, default=10, help="steps of each model (%(default)s)")
     parser.add_argument("--mode", choices=("share", "exact"), default="share", help="of simplify (%(default)s)")
+    parser.add_argument("--grid", action="store_true", help="the ratio of step times at many sizes, in both modes")
+    parser.add_argument("--sample", type=int, metavar="N", help="as many places of the grid, drawn with a seed")
+    parser.add_argument("--smallest", type=int, default=0, help="as --largest (%(default)s)")
+    parser.add_argument(
+        "--largest", type=int, default=2**28, help="size of a place: C^2 side^2 batch depth (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="of torch; by default torch decides")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there")
     args = parser.parse_args(argv)
@@ -99,6 +122,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--repeats must be at least 1, found {args.repeats}")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.grid:
+        spaces = [space for space in args.space if space in size_grid.SPACES]
+        grid = track(
+            places(spaces, args.sample, args.smallest, args.largest), "measuring", console=Console(stderr=True)
+        )
+        table_of([(place, measure_place(place, args.repeats)) for place in grid], torch.get_num_threads()).show()
+        return
     found = {space: measure(space, args.repeats, args.mode) for space in args.space}
 
     title = f"Simplified over original, mode {args.mode}, {torch.get_num_threads()} threads"

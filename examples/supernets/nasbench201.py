@@ -9,6 +9,7 @@ Shapes: N images or cells (by context), C channels, H and W the image's sides, E
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,17 @@ CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 NODES = 4
 EDGES = tuple(f"{i}<-{j}" for i in range(1, NODES) for j in range(i))
 ALPHAS = ("parameter", "tensor")
+
+
+def cell_of(choices: Sequence[int]) -> str:
+    """Write the cell with these candidates, by number, on `EDGES`, as the benchmark does.
+
+    For example `|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|skip_connect~2|`: a group a
+    node, and in it `candidate~j` for the edge from node j.
+    """
+    chosen = dict(zip(EDGES, choices, strict=True))
+    nodes = [[f"{CANDIDATES[chosen[f'{i}<-{j}']]}~{j}" for j in range(i)] for i in range(1, NODES)]
+    return "+".join(f"|{'|'.join(edges)}|" for edges in nodes)
 
 
 class Zero(nn.Module):
@@ -194,11 +206,5 @@ class NASBench201Supernet(nn.Module):
         return network
 
     def genotype(self) -> str:
-        """Return the cell of the strongest candidates, as the benchmark writes it.
-
-        For example `|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|skip_connect~2|`: a group
-        a node, and in it `candidate~j` for the edge from node j.
-        """
-        strongest = dict(zip(EDGES, self.alphas.argmax(dim=-1).tolist(), strict=True))
-        nodes = [[f"{CANDIDATES[strongest[f'{i}<-{j}']]}~{j}" for j in range(i)] for i in range(1, NODES)]
-        return "+".join(f"|{'|'.join(edges)}|" for edges in nodes)
+        """Return the cell of the strongest candidates, as the benchmark writes it; see `cell_of`."""
+        return cell_of(self.alphas.argmax(dim=-1).tolist())

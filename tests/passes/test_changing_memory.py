@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import toponas_fx
 from check_pass import Net, lines_of, prepare
-from exactness import assert_runs_like, image
+from exactness import assert_runs_like, compile_modes_apart, image
 from toponas_fx.memory import Memory
 from toponas_fx.passes import (
     BatchKernels,
@@ -241,7 +241,8 @@ def test_says_why(forward, passes, reason):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_equal_reads_with_no_run_between_become_one_where_nothing_counts(training):
+def test_equal_reads_with_no_run_between_become_one_where_nothing_counts(training, monkeypatch):
+    compile_modes_apart(monkeypatch)
     fast = toponas_fx.simplify(supernet(statistics_twice), image(), passes=(Deduplicate(),)).train(training)
     assert len(lines_of(fast, ".sqrt")) == (2 if training else 1)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import toponas_fx
 from check_pass import lines_of, prepare
-from exactness import assert_runs_like
+from exactness import assert_runs_like, compile_modes_apart
 from sibling_nets import X, assert_same, check_refuses, edge, net, summed
 from toponas_fx.passes import Deduplicate, DetectMixedOps, FoldWeights, FuseSiblings
 
@@ -136,7 +136,8 @@ def test_keeps_siblings_that_cannot_move(forward):
     check_refuses(net(forward=forward, other=nn.BatchNorm2d(4)), PLACES[forward])
 
 
-def test_keeps_a_sibling_whose_kernel_depends_on_what_a_norm_counts():
+def test_keeps_a_sibling_whose_kernel_depends_on_what_a_norm_counts(monkeypatch):
+    compile_modes_apart(monkeypatch)
     module = prepare(net(forward=counted, other=nn.BatchNorm2d(4)))
     fast = toponas_fx.simplify(module, X.double(), passes=(FuseSiblings(),))
     assert UNSTEADY in [refusal.reason for refusal in FuseSiblings().plan(fast.train()).refusals]

@@ -26,13 +26,15 @@ def test_rewrites_depthwise_convolutions_and_the_layout():
         X,
         after="""
             %0 = input input
-            %1 = channels_last(%0)
-            %2 = attr 0.weight
-            %3 = depthwise_conv2d(%1, %2, None, (1, 1), (1, 1), (1, 1))
-            %4 = Conv2d[1](%3)
-            %5 = avg_pool2d(%4, (2, 2), (2, 2), (0, 0), True)
-            %6 = standard_layout(%5)
-            return %6
+            %1 = attr 0.weight
+            %2 = takes_over([%0], %1)
+            %3 = channels_last(%0, %2)
+            %4 = attr 0.weight
+            %5 = depthwise_conv2d(%3, %4, None, (1, 1), (1, 1), (1, 1))
+            %6 = Conv2d[1](%5)
+            %7 = avg_pool2d(%6, (2, 2), (2, 2), (0, 0), True)
+            %8 = original_layout(%7, %2)
+            return %8
         """,
     )
     assert [change.sentence for change in record.changes] == [
@@ -83,6 +85,22 @@ def test_images_are_in_channels_last_layout_inside():
     assert any(v.is_contiguous(memory_format=torch.channels_last) and not v.is_contiguous() for v in inside)
 
 
+@pytest.mark.parametrize(
+    ("channels", "stride", "groups", "stays"),
+    [(2, 2, 1, True), (15, 3, 1, True), (16, 2, 1, False), (2, 1, 1, False), (2, 2, 2, False)],
+)
+def test_narrow_strided_1x1_convolutions_lose_their_stride(channels, stride, groups, stays):
+    """On CPUs, oneDNN's gradient to their kernel writes past its memory where their images are channels-last."""
+    net = nn.Sequential(nn.Conv2d(channels, 4, 1, stride, bias=False, groups=groups), nn.Conv2d(4, 3, 3))
+    images = torch.randn(4, channels, 16, 16)
+    fast = toponas_fx.simplify(copy.deepcopy(net), images, passes=(LowerForDevice(layout=True),))
+    assert len(lines_of(fast, "every")) == stays
+    assert len(lines_of(fast, "original_layout")) == len(lines_of(fast, "channels_last")) == 1
+    for _ in range(3):
+        runs = [torch.autograd.grad(model(images).tanh().sum(), model[0].weight)[0] for model in (fast, net)]
+        torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-5)
+
+
 def test_an_output_that_is_a_depthwise_convolution_itself():
     net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4))
     fast, _ = check_pass(LowerForDevice(), net, X)
@@ -111,7 +129,12 @@ def noisy(self, x):
     return value + torch.empty_like(value).normal_()
 
 
+def chosen(self, x):
+    return self.conv(x).contiguous(memory_format=torch.channels_last)
+
+
 REFUSED = {
+    "`contiguous` chooses how images lie": (chosen,),
     "numbers are drawn for an image in the order": (dropped, noisy),
     "a view of an image": (flat, merged),
     "`as_strided` depends on how": (strided,),
@@ -138,6 +161,82 @@ def test_dropout_drops_the_same_pixels_and_whole_images_are_dropped_in_any_layou
             outputs.append(model(X))
         assert torch.allclose(*outputs, rtol=1e-5, atol=1e-5)
         assert lines_of(fast.eval(), "channels_last")
+
+
+def test_a_narrow_convolution_with_a_stride_reads_each_pixel_of_fewer():
+    check_pass(
+        LowerForDevice(layout=True),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, stride=2), nn.ReLU()),
+        X,
+        after="""
+            %0 = input input
+            %1 = attr 0.weight
+            %2 = takes_over([%0], %1)
+            %3 = channels_last(%0, %2)
+            %4 = Conv2d[0](%3)
+            %5 = attr 1.weight
+            %6 = attr 1.bias
+            %7 = every(%4, (2, 2))
+            %8 = conv2d(%7, %5, %6, (1, 1), (0, 0), (1, 1), 1)
+            %9 = ReLU[2](%8)
+            %10 = original_layout(%9, %2)
+            return %10
+        """,
+    )
+
+
+def test_keeps_the_layout_of_one_operation():
+    module = nn.ConvTranspose2d(4, 4, 2)
+    check_pass(
+        LowerForDevice(layout=True),
+        nn.Sequential(nn.Conv2d(4, 4, 1), module, nn.ReLU()),
+        X,
+        after=f"""
+            %0 = input input
+            %1 = attr 0.weight
+            %2 = takes_over([%0], %1)
+            %3 = channels_last(%0, %2)
+            %4 = Conv2d[0](%3)
+            %5 = original_layout(%4, %2)
+            %6 = {type(module).__name__}[1](%5)
+            %7 = channels_last(%6, %2)
+            %8 = ReLU[2](%7)
+            %9 = original_layout(%8, %2)
+            return %9
+        """,
+    )
+
+
+def test_a_strided_convolution_of_many_channels_is_in_channels_last_layout_too():
+    net = nn.Sequential(nn.Conv2d(4, 16, 1), nn.Conv2d(16, 4, 1, stride=2))
+    fast, _ = check_pass(LowerForDevice(layout=True), net, X)
+    assert len(lines_of(fast, "channels_last")) == 1
+
+
+def test_reads_kernels_of_many_taps_and_what_is_added_to_images_in_their_own_layout():
+    net = Net(
+        lambda self, x: self.conv(x) + self.place, conv=nn.Conv2d(4, 4, 3), place=nn.Parameter(torch.ones(4, 4, 4))
+    )
+    check_pass(
+        LowerForDevice(layout=True),
+        net,
+        X,
+        after="""
+            %0 = input x
+            %1 = attr conv.weight
+            %2 = takes_over([%0], %1)
+            %3 = channels_last(%0, %2)
+            %4 = attr conv.weight
+            %5 = attr conv.bias
+            %6 = own_layout(%4, %2)
+            %7 = conv2d(%3, %6, %5, (1, 1), (0, 0), (1, 1), 1)
+            %8 = attr place
+            %9 = own_layout(%8, %2)
+            %10 = add(%7, %9)
+            %11 = original_layout(%10, %2)
+            return %11
+        """,
+    )
 
 
 def test_keeps_the_layout_around_unknown_code():

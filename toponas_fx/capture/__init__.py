@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -13,14 +14,18 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
 from toponas_fx.capture.code_state import CodeWatcher
+from toponas_fx.capture.draws import DrawFinder
+from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
 from toponas_fx.capture.leaves import watched
+from toponas_fx.capture.not_ready import telling_state
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import collector_off, no_trace, own_saved_tensors
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import CaptureError, ForeignDrawError
+from toponas_fx.purity import is_random
 
 __all__ = ["Capture", "capture", "no_trace"]
 
@@ -33,13 +38,19 @@ class Capture:
         graph: the nodes; its placeholders are the input's tensors in order.
         guards: the Python state that the run depended on.
         entered: paths of the modules that ran.
-        fingerprint: the structure as text; two runs with equal fingerprints took the same path with the same numbers.
+        fingerprint: its structure.
+        sizes_used: what was done with sizes besides arithmetic.
+        any_grad_mode: True where gradients were on, and nothing in the code asks whether they are.
+        draws: whether it drew at random.
     """
 
     graph: fx.Graph
     guards: StateGuards
     entered: tuple[str, ...]
-    fingerprint: str
+    fingerprint: Fingerprint
+    sizes_used: tuple[tuple[Any, ...], ...]
+    any_grad_mode: bool
+    draws: bool
 
 
 def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Capture:
@@ -76,9 +87,14 @@ def _capture(
 ) -> Capture:
     tree = TreeIndex.of(root)
     recorder = Recorder(root, tree, finds_draws)
-    code = CodeWatcher(recorder, tree)
+    code = CodeWatcher(recorder, tree, DrawFinder() if finds_draws else None)
     has_gradients = torch.is_grad_enabled()
-    with no_trace(root), torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+    with (
+        telling_state(recorder.guards),
+        no_trace(root),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(has_gradients),
+    ):
         own_args, own_kwargs = pytree.tree_map_only(Tensor, _copy, (args, kwargs))
         given = pytree.tree_flatten((own_args, own_kwargs))
         for name, tensor in input_leaves(labels, own_args, own_kwargs):
@@ -87,6 +103,7 @@ def _capture(
             try:
                 value = run(*own_args, **own_kwargs)
             except CaptureError as error:
+                clear_frames(error.__traceback__)  # old torch ties the hooks of checkpoint() to its frame
                 raise code.failure or error from None
         if code.failure is not None:
             raise code.failure
@@ -95,13 +112,23 @@ def _capture(
             raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
         change = recorder.guards.first_change(tree)
         if change is not None:
+            recorder.guards.attributes.pop(change.key, None)  # what forward changes itself is no condition
             raise CaptureError(
                 f"forward changes state in place: {change.sentence} when it was first read; {WRITE}",
                 change.where,
             )
         if any(id(tensor) not in recorder.known_tensors for _, tensor in model_tensors(root)):
             raise CaptureError(f"forward puts a new tensor into the model; {REGISTER}", _location(forward))
-    return Capture(recorder.graph, recorder.guards, tuple(recorder.entered), _fingerprint(recorder))
+    fingerprint = Fingerprint.of(recorder.graph, recorder.decisions)
+    return Capture(
+        recorder.graph,
+        recorder.guards,
+        tuple(recorder.entered),
+        fingerprint,
+        tuple(recorder.sizes_used),
+        any_grad_mode=has_gradients and not recorder.looks_at_grad_mode,
+        draws=any(is_random(root, node) for node in recorder.graph.nodes),
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -118,12 +145,3 @@ def _holds_same(found: tuple[list[Any], Any], given: tuple[list[Any], Any]) -> b
 def _location(forward: Callable[..., Any]) -> str:
     code = getattr(inspect.unwrap(forward), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
-
-
-def _fingerprint(recorder: Recorder) -> str:
-    lines = [f"{node.op} {node.name} {_target(node)} {node.args} {node.kwargs}" for node in recorder.graph.nodes]
-    return "\n".join([*lines, *recorder.decisions])
-
-
-def _target(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else str(id(node.target))

@@ -1,5 +1,6 @@
 """What to do where a capture met what a graph cannot repeat; each ends a sentence that says what that was."""
 
+DENSE = "a graph knows dense tensors only; hold it dense, or use it outside forward"
 DRAW = "a graph repeats only torch's, so draw with torch.rand or the like"
 HOLD = "which a graph cannot hold; keep to tensors, numbers and plain containers of them"
 LEND = "functional_call() lends a module other parameters than a graph reads; call torch.nn.functional with them"

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import enum
-import functools
 import gc
 import inspect
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import CodeType, FrameType, FunctionType, MemberDescriptorType, ModuleType
+from types import CodeType, FrameType, FunctionType, MemberDescriptorType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.stateless import _functional_call
 from torch.utils import checkpoint
 
 from toponas_fx.capture.advice import LEND, SEED, VMAP
+from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.frozen import freeze
+from toponas_fx.capture.functions import GRAD_MODE
+from toponas_fx.capture.guards import follow
+from toponas_fx.capture.outside import (
+    held_by,
+    imported,
+    is_environment,
+    is_generator,
+    is_memory,
+    is_users_function,
+    names_of,
+    reached,
+    readings,
+    why_impure,
+)
+from toponas_fx.capture.owners import is_library, is_users
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import user_location
 from toponas_fx.errors import CaptureError
 
-_LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"}
-_LIBRARIES |= {"torch", "torchvision", "numpy", "networkx", "toponas_fx"}
-_RECORDS = ("argparse", "types", "collections")
 _PLAIN = (bool, int, float, str, bytes, type(None), list, tuple, dict, set, frozenset, deque, range, enum.Enum)
 _DEPTH = 3
 
@@ -45,100 +58,161 @@ _REFUSED = {
 
 
 class CodeWatcher:
-    """Sees each call of a function while ``watching``; meant for the time of one recorded run.
+    """Sees each call of a function while ``watching``; meant for the time of one recorded run."""
 
-    Attributes:
-        failure: the first call that a graph cannot repeat.
-    """
-
-    def __init__(self, recorder: Recorder, tree: TreeIndex) -> None:
-        """Take the recorder of the run, whose guards to fill, and the modules of the tree."""
+    def __init__(self, recorder: Recorder, tree: TreeIndex, draws: DrawFinder | None = None) -> None:
+        """Take the recorder of the run, whose guards to fill, the tree, and what looks for draws line by line."""
         self._recorder = recorder
         self._guards = recorder.guards
         self._tree = tree
+        self._draws = draws
         self._seen: dict[tuple[int, int], Any] = {}
         self._passed: dict[int, CodeType] = {}
+        self._reached: set[int] = set()
         self._made: dict[int, Any] = {}
-        self.failure: CaptureError | None = None
+        self._memories: list[tuple[Any, CodeType, str]] = []
+        self._refused: CaptureError | None = None
+
+    @property
+    def failure(self) -> CaptureError | None:
+        """The first call, or draw, that a graph cannot repeat."""
+        return self._refused or (self._draws.found if self._draws is not None else None)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch what runs inside, in this thread; leave debuggers and coverage alone, which a trace would replace."""
         if sys.gettrace() is None:
             sys.settrace(self._on_event)  # called for Python's functions only: cheaper than a profile
+            if self._draws is None and sys.version_info < (3, 12):  # from there on, switching a trace takes its time
+                self._recorder.tracer = self._on_event
             try:
                 yield
             finally:
+                self._recorder.tracer = None
                 sys.settrace(None)
+                self._note_memories()
             return
         before: Any = sys.getprofile()
         sys.setprofile(self._on_event)
         try:
             yield
         finally:
+            self._note_memories()
             sys.setprofile(before if callable(before) else None)
             if hasattr(before, "enable"):
                 before.enable()  # cProfile's own object cannot be set again, only enabled
 
-    def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
+    def _on_event(self, frame: FrameType, event: str, value: Any) -> Any:
+        if event == "return":
+            return self._on_return(frame, event, value)  # to a profile
         if event != "call" or not self._recorder.is_watching:
-            return  # what runs whole, hooks say, does so each time
+            return None  # what runs whole, hooks say, does so each time
         code = frame.f_code
         if id(code) in self._passed:
-            return
-        if id(code) in _REFUSED and self.failure is None:
-            self.failure = CaptureError(_REFUSED[id(code)], user_location(frame))
+            return None
+        if id(code) in _REFUSED and self._refused is None:
+            self._refused = CaptureError(_REFUSED[id(code)], user_location(frame))
         owner = frame.f_globals.get("__name__", "")
-        if _is_library(owner) or owner not in sys.modules:
+        if is_library(owner) or owner not in sys.modules:
             self._passed[id(code)] = code  # by identity: a code object's hash takes its time
-            return
+            return None
         self._enter(frame, owner)
+        if self._draws is not None:
+            return self._draws.on_event
+        frame.f_trace_lines = False
+        return self._on_return
+
+    def _on_return(self, frame: FrameType, event: str, value: Any) -> Any:
+        """Note what a function of the user's leads to, ``config().tau`` say: the code that called it names what."""
+        if event == "return" and self._recorder.is_watching and not isinstance(value, _PLAIN):
+            outer = frame.f_back
+            if outer is not None and is_users(value) and not isinstance(value, type) and id(value) not in self._made:
+                where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
+                self._note_object(value, outer.f_code, where)
+        return self._on_return
 
     def _enter(self, frame: FrameType, owner: str) -> None:
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if code.co_name == "__init__":
             self._made[id(first)] = first  # what the run makes for itself is no state
-        key = id(code), id(first) if isinstance(first, nn.Module) or _is_users(first) else 0
-        if key in self._seen:
+        key = id(code), id(first) if isinstance(first, nn.Module) or is_users(first) else 0
+        if key in self._seen or _is_import(frame):
             return
         self._seen[key] = code, first
         where = f"{code.co_filename}:{code.co_firstlineno}"
-        for name in _names(code):
+        self._recorder.looks_at_grad_mode |= not GRAD_MODE.isdisjoint(names_of(code))
+        for name in names_of(code):
             if name in frame.f_globals and not name.startswith("__"):
                 self._note_global((owner, name), frame.f_globals[name], code, where, _DEPTH)
+        if id(code) not in self._reached:  # once for all modules that run it
+            self._reached.add(id(code))
+            self._note_reached(code, frame.f_globals, where)
         if isinstance(first, nn.Module):
             self._note_class(first, code, where)
-        elif _is_users(first) and id(first) not in self._made:
+        elif is_users(first) and id(first) not in self._made:
             self._note_object(first, code, where)
         if code.co_freevars and not _is_nested(frame):
             self._note_closure(code, where)
 
     def _note_global(self, path: tuple[str, ...], value: Any, code: CodeType, where: str, depth: int) -> None:
         """Note a plain global; of a class, a module or an object, those attributes that the code names too."""
-        if _is_plain(value) or (callable(value) and getattr(value, "__name__", path[-1]) != path[-1]):
+        if _is_plain(value) or is_generator(value):
             self._guards.note_global(path, freeze(value, self._tree.paths), where)
-        elif depth and _is_users(value):
-            for name in _names(code):
-                inner = inspect.getattr_static(value, name, value)
+        elif callable(value) and (_name_of(value, path[-1]) != path[-1] or _is_at(value, path)):
+            self._guards.note_global(path, freeze(value, self._tree.paths), where)
+            for name in _held_names(value, code):
+                self._note_global((*path, name), vars(value)[name], code, where, 0)
+        elif depth and is_users(value):
+            for name in names_of(code):
+                inner = _static(value, name)
                 if inner is not value and not name.startswith("__"):
                     self._note_global((*path, name), inner, code, where, depth - 1)
+
+    def _note_reached(self, code: CodeType, outer: dict[str, Any], where: str) -> None:
+        """Refuse what answers otherwise at each call, and note what is looked up by one."""
+        for names, value in reached(code, outer):
+            reason = why_impure(value, names)
+            if reason is not None:
+                self._refused = self._refused or CaptureError(reason, where)
+            if is_environment(value):
+                self._guards.note_global(("os", "environ"), freeze(os.environ), where)
+            for name in (None, *names_of(code)) if not callable(value) else (None,):
+                for reading in readings(value, name):
+                    self._guards.note_reference(reading, "value", freeze(reading.value, self._tree.paths), where)
+            if is_memory(value):
+                self._memories.append((value, code, where))
+        for module, name in imported(code):
+            found = getattr(module, name, None)
+            reason = why_impure(found, (module.__name__, name))
+            if reason is not None:
+                self._refused = self._refused or CaptureError(reason, where)
+            if not is_library(module.__name__):
+                self._note_global((module.__name__, name), found, code, where, _DEPTH - 1)
+
+    def _note_memories(self) -> None:
+        """Note the objects that a function with a memory, or a weak reference, has led to by the end of the run."""
+        for memory, code, where in self._memories:
+            for held in held_by(memory):
+                if is_users(held) and not isinstance(held, type):
+                    self._note_object(held, code, where)
 
     def _note_class(self, module: nn.Module, code: CodeType, where: str) -> None:
         """Note the plain class attributes that a method of a module names, as in ``type(self).mode``."""
         path = self._tree.paths.get(id(module))
         for owner in type(module).__mro__ if path is not None else ():
-            for name in () if _is_library(owner.__module__) else _names(code):
+            for name in () if is_library(owner.__module__) else names_of(code):
                 if _is_plain(vars(owner).get(name, owner)):
                     value = freeze(getattr(module, name, None), self._tree.paths)
                     self._guards.note_attribute(str(path), name, value, where)
+            own = vars(owner).get(code.co_name)
+            if isinstance(own, FunctionType) and own.__code__ is code:
+                self._guards.note_method(owner, code.co_name, own, where)
 
     def _note_object(self, value: Any, code: CodeType, where: str) -> None:
         """Note the plain attributes that a method of an object, or of a class, names."""
-        for name in _names(code):
-            inner = inspect.getattr_static(value, name, value)
-            if isinstance(inner, MemberDescriptorType):
-                inner = getattr(value, name, value)  # a slot
+        for name in names_of(code):
+            inner = _static(value, name)
             if _is_plain(inner):
                 self._guards.note_reference(value, name, freeze(inner, self._tree.paths), where)
 
@@ -149,15 +223,35 @@ class CodeWatcher:
             inner = getattr(cell, "cell_contents", cell)
             if _is_plain(inner):
                 self._guards.note_reference(cell, "cell_contents", freeze(inner, self._tree.paths), where)
-            elif _is_users(inner) and not isinstance(inner, type):
+            elif is_users(inner) and not isinstance(inner, type):
                 self._note_object(inner, code, where)
 
 
-@functools.cache
-def _names(code: CodeType) -> tuple[str, ...]:
-    """Return the names that a function's code, or that of a function within it, looks up."""
-    inner = (name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part))
-    return tuple(dict.fromkeys((*code.co_names, *inner)))
+def _static(value: Any, name: str) -> Any:
+    """Return an attribute without running code of the user's; the value itself where there is none."""
+    inner = inspect.getattr_static(value, name, value)
+    return getattr(value, name, value) if isinstance(inner, MemberDescriptorType) else inner  # that is a slot
+
+
+def _is_at(value: Any, path: tuple[str, ...]) -> bool:
+    """Tell whether a value is a function of the user's that lies where it is reached; methods are made when read."""
+    return is_users_function(value) and follow(path) is value
+
+
+def _held_names(function: Any, code: CodeType) -> list[str]:
+    """Return the attributes of a function's own that code names."""
+    held = vars(function) if isinstance(function, FunctionType) else {}
+    return [name for name in names_of(code) if name in held]
+
+
+def _is_import(frame: FrameType) -> bool:
+    """Tell whether a function runs for an import: what finds a module, or makes it, is not what forward computes."""
+    outer = frame.f_back
+    while outer is not None and outer.f_globals.get("__name__") != "toponas_fx.capture":
+        if outer.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        outer = outer.f_back
+    return False
 
 
 def _is_nested(frame: FrameType) -> bool:
@@ -170,19 +264,13 @@ def _is_nested(frame: FrameType) -> bool:
     return False
 
 
-def _is_library(name: str) -> bool:
-    return name.split(".")[0] in _LIBRARIES
+def _name_of(value: Any, default: str) -> Any:
+    """Return what a function or class is called, without asking an object that answers to any name."""
+    try:
+        return object.__getattribute__(value, "__name__")
+    except AttributeError:
+        return default
 
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN) or (type(value).__module__ == "numpy" and hasattr(value, "tobytes"))
-
-
-def _is_users(value: Any) -> bool:
-    """Tell whether a value is a class, a module or an object of the user's, or a record of settings."""
-    if isinstance(value, Tensor | nn.Module | FunctionType):
-        return False
-    if isinstance(value, ModuleType):
-        return not _is_library(value.__name__)
-    owner = value.__module__ if isinstance(value, type) else type(value).__module__
-    return not _is_library(owner) or (owner in _RECORDS and not isinstance(value, type))

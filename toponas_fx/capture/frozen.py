@@ -7,13 +7,15 @@ import functools
 import random
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from toponas_fx.capture.owners import attributes_of, is_library
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), range, enum.Enum, torch.dtype, torch.device)
 _BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
@@ -30,6 +32,16 @@ class Kind:
 
 MISSING = Kind("missing")
 """Stands for an attribute that was not there."""
+
+
+class _Inherited(Kind):
+    def __reduce__(self) -> str:
+        """Pickle as the one there is."""
+        return "INHERITED"
+
+
+INHERITED = _Inherited("that of its class")
+"""Stands for a method that an object has from its class, and has not of its own."""
 
 
 class Same:
@@ -68,14 +80,14 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
     """
     if isinstance(value, (*_PLAIN, Kind)):
         return value
-    if isinstance(value, Tensor):
+    if issubclass(type(value), Tensor):
         return Kind(f"tensor {value.dtype} {tuple(value.shape)} {value.device}")
     if isinstance(value, nn.Module) and id(value) in paths:
         return Kind(f"module {paths[id(value)]}")
     if isinstance(value, _BY_IDENTITY):
         return _by_name(value)
     if depth == 0:
-        return Kind(type(value).__qualname__)
+        return Kind(type(value).__qualname__), tuple(_numbers_below(value))
     parts = _parts(value)
     if parts is None:
         return Same(value)
@@ -87,6 +99,18 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
     return type(value), tuple(freeze(part, paths, depth - 1) for part in parts)
 
 
+def _numbers_below(value: Any) -> Iterator[Any]:
+    """Yield the plain values in nested containers of Python's own, each container once."""
+    stack, seen = [value], set()
+    while stack:
+        part = stack.pop()
+        if isinstance(part, _PLAIN):
+            yield part
+        elif type(part) in (list, tuple, dict) and id(part) not in seen:
+            seen.add(id(part))
+            stack += [*part, *part.values()] if isinstance(part, dict) else part
+
+
 class _Items(list[tuple[Any, Any]]):
     """What a dict or an object holds, each with its key or name: one level, as the items of a list are."""
 
@@ -94,9 +118,17 @@ class _Items(list[tuple[Any, Any]]):
 def _by_name(value: Any) -> Any:
     """Return the name of a function or class that can be imported by it; others are themselves only."""
     owner, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    if owner in sys.modules and getattr(sys.modules[owner], name, None) is value:
-        return "function or class", (owner, name)
-    return Same(value)
+    found: Any = sys.modules.get(str(owner))
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return ("function or class", (owner, name)) if found is value else Same(value)
+
+
+def is_own_name(frozen: Any, name: str) -> bool:
+    """Tell whether a picture is that of a function or class which was found by the name that it was defined with."""
+    if type(frozen) is not tuple or len(frozen) != 2 or frozen[0] != "function or class":
+        return False
+    return bool(frozen[1][1].split(".")[-1] == name)
 
 
 def _parts(value: Any) -> Any:
@@ -115,11 +147,13 @@ def _parts(value: Any) -> Any:
         return (value.getstate(),)
     if type(value).__module__.split(".")[0] == "numpy":
         return _parts_of_numpy(value)
+    if isinstance(value, ModuleType):
+        return None if is_library(value.__name__) else _Items(vars(value).items())
     slots = [name for owner in type(value).__mro__ for name in _names(vars(owner).get("__slots__", ()))]
-    if not slots and not hasattr(value, "__dict__"):
+    if not slots and not hasattr(type(value), "__dict__"):
         return None
     inside = [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
-    held = getattr(value, "__dict__", {}).items()
+    held = attributes_of(value).items()
     return _Items([*inside, *((name, part) for name, part in held if not _is_cached(type(value), name))])
 
 

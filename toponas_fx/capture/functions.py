@@ -19,6 +19,11 @@ METADATA = frozenset(
 )
 """Names of torch functions whose answers do not depend on values; sizes are handled apart."""
 
+GRAD_MODE = frozenset(
+    "is_grad_enabled requires_grad grad_fn is_leaf is_inference is_inference_mode_enabled _set_grad_enabled".split()
+)
+"""Names of what tells a forward whether gradients are on, or switches them."""
+
 FORBIDDEN = {
     "numpy": "a tensor is handed to numpy",
     "__array__": "a tensor is handed to numpy",
@@ -69,21 +74,34 @@ def is_property(func: Any) -> bool:
     return getattr(func, "__name__", "") == "__get__"
 
 
-def canonical(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, tuple[Any, ...]]:
+def canonical(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
     """Return the node that stands for a call: its op, its target and its arguments.
 
     Plain arithmetic becomes Python's own operators, however it was written (``torch.add``, ``x.add``, ``x + y``).
+    ``x.new(size)`` becomes ``x.new_empty(size)``: from anything but a ``torch.Size`` it would make a tensor of numbers.
     """
     name = name_of(func)
     if is_property(func):
-        return "call_function", getattr, (args[0], name)
+        return "call_function", getattr, (args[0], name), kwargs
     if not kwargs and name in _OPERATORS and _is_arithmetic(func, name):
-        return "call_function", _OPERATORS[name], args
+        return "call_function", _OPERATORS[name], args, kwargs
     if not kwargs and name in _REFLECTED and len(args) == 2:
-        return "call_function", _REFLECTED[name], (args[1], args[0])
-    if _is_method(func):
-        return "call_method", name, args
-    return "call_function", func, args
+        return "call_function", _REFLECTED[name], (args[1], args[0]), kwargs
+    if name == "new" and any(isinstance(value, torch.Size) for value in args):
+        name = "new_empty"
+    args, kwargs = _without_sizes(args), _without_sizes(kwargs)
+    return ("call_method", name, args, kwargs) if _is_method(func) else ("call_function", func, args, kwargs)
+
+
+def _without_sizes(value: Any) -> Any:
+    """Return tuples for the sizes among arguments: torch's functions take either, and code can spell a tuple."""
+    if isinstance(value, torch.Size):
+        return tuple(value)
+    if type(value) in (tuple, list):
+        return type(value)(map(_without_sizes, value))
+    return {name: _without_sizes(item) for name, item in value.items()} if type(value) is dict else value
 
 
 def _is_arithmetic(func: Any, name: str) -> bool:

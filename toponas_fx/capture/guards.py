@@ -6,15 +6,14 @@ value.
 
 from __future__ import annotations
 
+import operator
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CellType
 from typing import Any
 
-from toponas_fx.capture.frozen import MISSING, Kind, freeze
+from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, freeze, is_own_name
 from toponas_fx.capture.tree_index import TreeIndex
-
-_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,21 @@ class Change:
     """One value that is no longer as recorded.
 
     Attributes:
-        sentence: which, and what it was.
+        name: which, in words.
+        was: what it was.
         where: ``file:line`` of the user's code that read it.
+        key: tells it from all others.
     """
 
-    sentence: str
+    name: str
+    was: str
     where: str
+    key: tuple[Any, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Say which, and what it was."""
+        return f"{self.name} {self.was}"
 
 
 @dataclass
@@ -52,7 +60,8 @@ class StateGuards:
     def depends_on_state(self) -> bool:
         """True where a change of plain state, apart from training flags, could make the run take another path."""
         values = [value for (_, name), value in self.attributes.items() if name != "training"]
-        values += [*self.globals.values(), *self.references]
+        values += [value for names, value in self.globals.items() if not is_own_name(value, names[-1])]
+        values += [known for known in self.references if not isinstance(known[0], type)]  # of classes these are methods
         return any(value == MISSING or not isinstance(value, Kind) for value in values)
 
     def note_attribute(self, path: str, name: str, value: Any, where: str) -> None:
@@ -70,25 +79,68 @@ class StateGuards:
         if not any(known is owner and attribute == name for known, attribute, *_ in self.references):
             self.references.append((owner, name, value, where))
 
+    def note_method(self, owner: type, name: str, function: Any, where: str) -> None:
+        """Keep which function a class of the user's has for a method."""
+        path = owner.__module__, *owner.__qualname__.split("."), name
+        if is_own_name(freeze(function), name) and follow(path) is function:
+            self.note_global(path, freeze(function), where)
+        else:
+            self.note_reference(owner, name, freeze(function), where)
+
+    def choosing(self, left_out: tuple[Any, ...] | None = None) -> StateGuards:
+        """Return what may decide whether a run can be captured: plain values, not training flags, and no hooks."""
+        own = {key: value for key, value in self.attributes.items() if key[1] != "training" and key != left_out}
+        plain = {key: value for key, value in own.items() if value == MISSING or not isinstance(value, Kind)}
+        others = {key: value for key, value in self.globals.items() if key != left_out}
+        references = [known for known in self.references if (known[1], id(known[0])) != left_out]
+        return StateGuards(plain, others, references, {}, self.places)
+
+    def modes(self) -> StateGuards:
+        """Return the same without fractions: a temperature does not change which path is taken, a mode may."""
+        return replace(self, attributes={k: v for k, v in self.attributes.items() if not isinstance(v, float)})
+
+    def named(self, key: tuple[Any, ...], was: str = "") -> Change:
+        """Return how to speak of the value of a module's attribute or of a global."""
+        is_attribute = key in self.attributes
+        name = f"`{key[0] or 'the model'}.{key[1]}`" if is_attribute else f"the global `{'.'.join(key)}`"
+        return Change(name, was, self.places.get(key, ""), key)
+
+    def value_of(self, key: tuple[Any, ...], tree: TreeIndex) -> Any:
+        """Return the present value, frozen, of a module's attribute or of a global; None for others."""
+        if len(key) == 2 and key[0] in tree.modules:
+            return freeze(getattr(tree.modules[key[0]], key[1], MISSING), tree.paths)
+        return freeze(follow(key), tree.paths) if all(isinstance(name, str) for name in key) else None
+
     def first_change(self, tree: TreeIndex) -> Change | None:
+        """Return the first thing that is no longer as recorded, or None where all holds."""
+        change = self.first_value(tree)
+        if change is None and self.patched != tree.patched():
+            return Change("hooks, or a module's own forward,", "were others", "")
+        return change
+
+    def first_value(self, tree: TreeIndex) -> Change | None:
         """Return the first value that is no longer as recorded, or None where all hold."""
-        if self.patched != tree.patched():
-            return Change("hooks, or a module's own forward, were others", "")
         for owner, path, name, frozen in self._watched(tree):
-            if owner.get(name, _ABSENT) is frozen:  # most hold, and this is the fastest way to see it
+            if owner.get(name, INHERITED) is frozen:  # most hold, and this is the fastest way to see it
                 continue
             value = getattr(tree.modules.get(path), name, MISSING)
-            if value is not frozen and freeze(value, tree.paths) != frozen:
-                return Change(f"`{path or 'the model'}.{name}` was {_show(frozen)}", self.places.get((path, name), ""))
+            if value is not frozen and not _holds_same(value, frozen) and freeze(value, tree.paths) != frozen:
+                return self.named((path, name), f"was {_show(frozen)}")
         for names, frozen in self.globals.items():
-            value = _follow(names)
+            value = follow(names)
             if value is not frozen and freeze(value, tree.paths) != frozen:
-                return Change(f"the global `{'.'.join(names)}` was {_show(frozen)}", self.places.get(names, ""))
+                return self.named(names, f"was {_show(frozen)}")
         for owner, name, frozen, where in self.references:
             value = getattr(owner, name, MISSING)
             if value is not frozen and freeze(value, tree.paths) != frozen:
-                return Change(f"`{name}` of {_name_of(owner)} was {_show(frozen)}", where)
+                return Change(f"`{name}` of {_name_of(owner)}", f"was {_show(frozen)}", where, (name, id(owner)))
         return None
+
+    def agrees(self, other: StateGuards) -> bool:
+        """Return whether a run in the other mode found the same state, as far as both read it, but for the mode."""
+        return self.patched == other.patched and all(
+            other.attributes.get(key, value) == value for key, value in self.attributes.items() if key[1] != "training"
+        )
 
     def _watched(self, tree: TreeIndex) -> list[tuple[dict[str, Any], str, str, Any]]:
         """Return the attributes that were read, with their owners' tables in a tree, which remembers them."""
@@ -114,7 +166,15 @@ class StateGuards:
             self.note_reference(*reference)
 
 
-def _follow(names: tuple[str, ...]) -> Any:
+def _holds_same(value: Any, frozen: Any) -> bool:
+    """Tell at once that a list or tuple holds the very items that it did, where these are plain."""
+    if type(value) not in (list, tuple) or type(frozen) is not tuple or frozen[0] is not type(value):
+        return False
+    return len(value) == len(frozen[1]) and all(map(operator.is_, value, frozen[1]))
+
+
+def follow(names: tuple[str, ...]) -> Any:
+    """Return what a Python module's name, a global's in it and attributes below lead to now, or that it is missing."""
     owner, *rest = names
     value: Any = sys.modules.get(owner)
     for name in rest:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from toponas_fx.errors import InputError
+from toponas_fx.errors import ArgumentError, InputError
 
 _IMAGE_SIZE = 32
 _BATCH = 3
@@ -47,20 +48,96 @@ def input_leaves(labels: list[str], args: tuple[Any, ...], kwargs: dict[str, Any
         yield name, leaf
 
 
-def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
-    """Return example inputs as positional arguments.
+class Inputs(NamedTuple):
+    """What forward is called with, ``forward(*args, **kwargs)``; for pytree a tree of tensors like any tuple.
 
-    Args:
-        example_inputs: one tensor, or a tuple or list of positional arguments.
+    Attributes:
+        args: positional arguments.
+        kwargs: arguments by name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def check_tensors(model: nn.Module) -> None:
+    """Check that a model is Python code over tensors that hold numbers.
 
     Raises:
-        InputError: there is no tensor in it.
+        ArgumentError: it is scripted or traced, has a lazy layer that never ran, or a tensor on the meta device.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    if not isinstance(inputs, tuple | list) or not any(isinstance(x, Tensor) for x in pytree.tree_leaves(inputs)):
-        kind = type(example_inputs).__name__
-        raise InputError(f"example_inputs must be one tensor or a tuple of forward's arguments, not {kind}")
-    return tuple(inputs)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentError("the model went through torch.jit, which leaves no forward to record: simplify it before")
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ArgumentError(f"`{path}` belongs to a lazy layer that has no shape yet: run model(x) once before")
+        if tensor.is_meta:
+            raise ArgumentError(
+                f"`{path}` is on the meta device, which holds no numbers: call model.to_empty(device=...) and set the "
+                "weights before"
+            )
+
+
+def inputs_of(model: nn.Module, example_inputs: Any, example_kwargs: Any) -> Inputs:
+    """Return a call of forward as the user gave it; a guess where nothing was given.
+
+    Args:
+        model: whose forward it is.
+        example_inputs: one tensor, a tuple or list of positional arguments, or one dict that forward takes itself.
+        example_kwargs: a dict of arguments by name.
+
+    Raises:
+        InputError: there is no tensor in it, it is not clear what is meant, or no input could be inferred.
+    """
+    if not is_given(example_inputs, example_kwargs):
+        return Inputs(infer_inputs(model), {})
+    kwargs = {} if example_kwargs is None else example_kwargs
+    if not isinstance(kwargs, dict):
+        kind = type(kwargs).__name__
+        raise InputError(f"example_kwargs must be a dict of forward's arguments by name, not {kind}")
+    args = (example_inputs,) if isinstance(example_inputs, Tensor | dict) else example_inputs
+    args = () if args is None else args
+    if not isinstance(args, tuple | list) or not any(isinstance(x, Tensor) for x in pytree.tree_leaves((args, kwargs))):
+        if kwargs:
+            raise InputError("there is no tensor in example_inputs or example_kwargs")
+        found = _as_sizes(example_inputs) or type(example_inputs).__name__
+        raise InputError(f"example_inputs must be one tensor or a tuple of forward's arguments, not {found}")
+    if isinstance(example_inputs, dict) and _may_be_named(model.forward, example_inputs):
+        names = ", ".join(f"{name!r}: ..." for name in example_inputs)
+        raise InputError(
+            f"example_inputs is a dict and its keys are forward's arguments: write example_kwargs={{{names}}}, "
+            "or ({...},) where forward takes the dict itself"
+        )
+    if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs))):
+        raise InputError("example_inputs hold a tensor on the meta device, which has no numbers to run forward with")
+    return Inputs(tuple(args), dict(kwargs))
+
+
+def is_given(example_inputs: Any, example_kwargs: Any) -> bool:
+    """Tell whether the user gave inputs, so that none need be guessed."""
+    return example_inputs is not None or bool(example_kwargs)
+
+
+def _as_sizes(given: Any) -> str:
+    """Return what to write instead of a shape, or of shapes; an empty string where that is none."""
+    shapes = [given] if _is_shape(given) else given
+    if not isinstance(shapes, tuple | list) or not shapes or not all(map(_is_shape, shapes)):
+        return ""
+    tensors = [f"torch.randn({', '.join(map(str, shape))})" for shape in shapes]
+    return f"the sizes {given}: write " + (tensors[0] if len(tensors) == 1 else f"({', '.join(tensors)})")
+
+
+def _is_shape(given: Any) -> bool:
+    return isinstance(given, tuple | list) and bool(given) and all(type(size) is int and size > 0 for size in given)
+
+
+def _may_be_named(forward: Callable[..., Any], given: dict[Any, Any]) -> bool:
+    """Tell whether the keys of a dict are names of forward's arguments."""
+    try:
+        inspect.signature(forward).bind_partial(**given)
+    except TypeError:
+        return False
+    return True
 
 
 def infer_inputs(model: nn.Module) -> tuple[Tensor]:

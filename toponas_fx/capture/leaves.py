@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.autograd import Function
+from torch.autograd import Function, Variable
 
-from toponas_fx.purity import is_hooked
+from toponas_fx.capture.owners import MODULE_INTERNALS, is_library
+from toponas_fx.purity import has_global_hooks, is_hooked
 
+_UNWATCHED = MODULE_INTERNALS - {"training"}
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
@@ -21,6 +24,12 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     in_torch = type(module).__module__.startswith("torch.nn.modules.")
     return in_torch and not isinstance(module, _CONTAINERS) and type(module) is not nn.Module
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    """Return a module's own attributes, unseen by a watcher."""
+    found: dict[str, Any] = object.__getattribute__(module, "__dict__")
+    return found
 
 
 class Watcher(Protocol):
@@ -39,6 +48,9 @@ class Watcher(Protocol):
 
     def saw_read(self, module: nn.Module, name: str, value: Any) -> None:
         """An attribute of a module is read."""
+
+    def saw_table(self, module: nn.Module, table: dict[str, Any]) -> None:
+        """The table of a module's own attributes is read."""
 
     def saw_missing(self, module: nn.Module, name: str) -> None:
         """An attribute of a module is asked for that is not there."""
@@ -64,16 +76,26 @@ def watched(root: nn.Module, forward: Callable[..., Any], watcher: Watcher) -> I
             own_call = vars(module).pop("_call_impl", None)  # a layer that computes with its kernel normalized
             if own_call is not None:
                 stack.callback(vars(module).__setitem__, "_call_impl", own_call)
-            if module is not root and "forward" not in vars(module):
+            own = vars(module).get("forward")
+            if module is not root and (own is None or isinstance(module, torch.jit.ScriptModule)):
                 vars(module)["forward"] = _watched_forward(module, watcher, own_call or module.forward)
-                stack.callback(vars(module).pop, "forward")
+                stack.callback(_put_forward, module, own)
         stack.enter_context(_replaced(nn.Module, "__call__", _watched_call(watcher)))
         stack.enter_context(_replaced(nn.Module, "__getattribute__", _watched_read(watcher)))
         stack.enter_context(_replaced(nn.Module, "__getattr__", _watched_registered_read(watcher)))
         stack.enter_context(_replaced(nn.Module, "__setattr__", _watched_write(watcher, "__setattr__")))
         stack.enter_context(_replaced(nn.Module, "__delattr__", _watched_write(watcher, "__delattr__")))
         stack.enter_context(_replaced(Function, "apply", _watched_apply(watcher)))
+        stack.enter_context(_replaced(type(Variable), "__call__", _watched_variable(watcher)))
         yield forward
+
+
+def _put_forward(module: nn.Module, own: Any) -> None:
+    """Give a module its own forward again; a scripted one has it in its table of attributes."""
+    if own is None:
+        vars(module).pop("forward")
+    else:
+        vars(module)["forward"] = own
 
 
 @contextmanager
@@ -105,7 +127,12 @@ def _watched_call(watcher: Watcher) -> Callable[..., Any]:
     run = nn.Module.__call__
 
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not watcher.is_watching or not is_hooked(self):
+        if not watcher.is_watching:
+            return run(self, *args, **kwargs)
+        if not is_hooked(self):
+            own = _own(self)
+            if "forward" in own and own.get("_compiled_call_impl") is None and not has_global_hooks():
+                return own["forward"](*args, **kwargs)  # all that a plain call comes to
             return run(self, *args, **kwargs)
         return watcher.run_hooked(self, run, args, kwargs)
 
@@ -117,8 +144,10 @@ def _watched_read(watcher: Watcher) -> Callable[[nn.Module, str], Any]:
 
     def __getattribute__(self: nn.Module, name: str) -> Any:
         value = read(self, name)
-        if watcher.is_watching and not name.startswith("__"):
+        if watcher.is_watching and name[:2] != "__" and name not in _UNWATCHED:
             watcher.saw_read(self, name, value)
+        elif watcher.is_watching and name == "__dict__" and not is_library(sys._getframe(1).f_globals["__name__"]):
+            watcher.saw_table(self, value)
         return value
 
     return __getattribute__
@@ -164,3 +193,15 @@ def _watched_apply(watcher: Watcher) -> Any:
         return watcher.run_function(cls, run, args)
 
     return classmethod(apply)
+
+
+def _watched_variable(watcher: Watcher) -> Callable[..., Any]:
+    """Make ``Variable(tensor)``, which no mode sees, the ``tensor.detach()`` that it is."""
+    make = type.__call__
+
+    def __call__(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if watcher.is_watching and len(args) == 1 and isinstance(args[0], torch.Tensor) and not any(kwargs.values()):
+            return args[0].detach()
+        return make(cls, *args, **kwargs)
+
+    return __call__

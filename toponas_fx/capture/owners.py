@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,9 +24,43 @@ class TensorPath:
     steps: tuple[tuple[str, Any], ...] = ()
 
 
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Return what an object's own table of attributes holds, without asking the object: it may answer to any name.
+
+    That of a module of Python's is no value of the model's, and may hold all of torch.
+    """
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return held if isinstance(held, dict) and not isinstance(value, ModuleType) else {}
+
+
+def is_library(name: str | None) -> bool:
+    """Tell whether a Python module, by its name, belongs to a library whose state no supernet changes; C's has none."""
+    return name is None or name.split(".")[0] in _LIBRARIES
+
+
+_LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"}
+_LIBRARIES |= {"torch", "torchvision", "numpy", "networkx", "toponas_fx"}
+
+
+def is_users(value: Any) -> bool:
+    """Tell whether a value is a class, a module or an object of the user's, or a record of settings."""
+    if issubclass(type(value), Tensor | nn.Module | FunctionType):
+        return False
+    if isinstance(value, ModuleType):
+        return not is_library(value.__name__)
+    owner = value.__module__ if isinstance(value, type) else type(value).__module__
+    return not is_library(owner) or (owner in _RECORDS and not isinstance(value, type))
+
+
+_RECORDS = ("argparse", "types", "collections", "unittest.mock")
+
+
 def walk_value(value: Any, path: TensorPath, kind: Any = Tensor, depth: int = 5) -> Iterator[tuple[TensorPath, Any]]:
     """Yield every tensor (or other ``kind``) within a value, with its path; containers and plain objects are opened."""
-    if isinstance(value, kind):
+    if issubclass(type(value), kind):  # what a stand-in says of its class is not so
         yield path, value
         return
     if depth == 0 or isinstance(value, Tensor | nn.Module | str | bytes | int | float | type(None)):
@@ -33,8 +69,8 @@ def walk_value(value: Any, path: TensorPath, kind: Any = Tensor, depth: int = 5)
         inner = [(("item", key), item) for key, item in value.items() if _can_be_spelt(key)]
     elif isinstance(value, list | tuple):
         inner = [(("item", index), item) for index, item in enumerate(value)]
-    elif hasattr(value, "__dict__") and not callable(value):
-        inner = [(("attribute", name), item) for name, item in vars(value).items()]
+    elif not callable(value):
+        inner = [(("attribute", name), item) for name, item in attributes_of(value).items()]
     else:
         return
     for step, item in inner:
@@ -62,7 +98,8 @@ def model_tensors(root: nn.Module) -> Iterator[tuple[TensorPath, Tensor]]:
 def plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     """Return the attributes of a module that are not torch's own and may hold something."""
     own = vars(module).items()
-    return [(name, value) for name, value in own if type(value) not in _ATOMS and name not in MODULE_INTERNALS]
+    found = [(name, value) for name, value in own if type(value) not in _ATOMS and name not in MODULE_INTERNALS]
+    return [item for item in found if type(item[1]) is not tuple or not all(type(part) in _ATOMS for part in item[1])]
 
 
 _ATOMS = frozenset((int, float, complex, str, bytes, bool, type(None)))

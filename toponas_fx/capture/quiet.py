@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from toponas_fx.capture.owners import model_tensors, plain_attributes
+from toponas_fx.capture.owners import attributes_of, model_tensors, plain_attributes
+from toponas_fx.capture.tree_index import walk_modules
 
 
 @contextmanager
@@ -51,10 +52,13 @@ def no_trace(root: nn.Module) -> Iterator[None]:
     """Restore a model on exit: its tensors' values, what its attributes hold, and all generators."""
     saved: dict[int, tuple[Tensor, Tensor, bool]] = {}
     for _, tensor in model_tensors(root):
+        if tensor.layout is not torch.strided:
+            continue  # torch neither compares nor overwrites sparse values in place
         saved.setdefault(id(tensor), (tensor, tensor.detach().clone(), tensor.requires_grad))
     dtype = torch.get_default_dtype()
-    held = [(container, copy.copy(container)) for module in root.modules() for container in _containers_of(module)]
-    own_generators = [part for module in root.modules() for part in _generators_of(module)]
+    modules = dict(walk_modules(root)).values()
+    held = [(container, copy.copy(container)) for module in modules for container in _containers_of(module)]
+    own_generators = [part for module in modules for part in _generators_of(module)]
     with restored_generators():
         try:
             yield
@@ -70,6 +74,19 @@ def no_trace(root: nn.Module) -> Iterator[None]:
                         tensor.data.copy_(value)
                     if tensor.requires_grad != requires_grad:
                         tensor.requires_grad_(requires_grad)
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put a model into training or evaluation mode, and each of its modules back into its own on exit."""
+    modes = [(module, module.training) for _, module in walk_modules(model)]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            if module.training is not mode:
+                module.training = mode
 
 
 @contextmanager
@@ -119,7 +136,7 @@ def _generators_of(module: nn.Module) -> Iterator[tuple[Any, str, Any]]:
         for part in _inside(value):
             if isinstance(part, random.Random):
                 yield part, "", part.getstate()
-            elif hasattr(part, "bit_generator"):
+            elif type(part).__module__.startswith("numpy.") and hasattr(part, "bit_generator"):
                 yield part.bit_generator, "state", part.bit_generator.state
 
 
@@ -133,8 +150,8 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
     if isinstance(value, list | deque | set | tuple):
         for part in value:
             yield from _inside(part, depth - 1)
-    elif hasattr(value, "__dict__") and not callable(value):
-        yield from _inside(vars(value), depth)
+    elif not callable(value) and attributes_of(value):
+        yield from _inside(attributes_of(value), depth)
 
 
 def _put_back(container: Any, items: Any) -> None:

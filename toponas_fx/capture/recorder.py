@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any
 
 import torch
@@ -14,23 +13,23 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from toponas_fx import ops
-from toponas_fx.capture.advice import DRAW, HOLD, MAKE, REPEAT, SWITCH, WRITE
-from toponas_fx.capture.frozen import MISSING, freeze
-from toponas_fx.capture.functions import FORBIDDEN, METADATA, canonical, name_of
+from toponas_fx.capture.advice import HOLD, MAKE, REPEAT, SWITCH
+from toponas_fx.capture.attribute_reads import AttributeReads
+from toponas_fx.capture.draws import why_foreign
+from toponas_fx.capture.functions import FORBIDDEN, GRAD_MODE, METADATA, canonical, name_of
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.leaves import is_leaf
-from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
+from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
 from toponas_fx.capture.quiet import foreign_generators
-from toponas_fx.capture.sizes import RecordedInt, RecordedSize
+from toponas_fx.capture.sizes import RecordedInt
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import ValueTable, user_location
-from toponas_fx.errors import ForeignDrawError
 from toponas_fx.purity import is_hooked
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(TorchFunctionMode, AttributeReads):
     """Records one forward of ``root`` into ``graph``; see DESIGN section 2.
 
     Attributes:
@@ -40,7 +39,9 @@ class Recorder(TorchFunctionMode):
         guards: the Python state that was read.
         entered: paths of all modules that ran.
         known_tensors: identities of the model's tensors before the run.
+        looks_at_grad_mode: whether forward may do something else without gradients.
         is_watching: False while a leaf runs or the recorder works.
+        tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
 
     def __init__(self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False) -> None:
@@ -51,27 +52,30 @@ class Recorder(TorchFunctionMode):
         self.guards = StateGuards(patched=tree.patched())
         self.entered: dict[str, None] = {}
         self.decisions: list[str] = []
+        self.sizes_used: list[tuple[Any, ...]] = []
+        self.looks_at_grad_mode = False
         self.is_watching = False
+        self.tracer: Any = None
         self._paths = tree.paths
+        self._tables = []
         self._unsteady: dict[int, Tensor] = {}
         self._finds_draws = finds_draws
         self._generators = foreign_generators()
-        self._modes = _modes()
+        self._modes = present_modes()
 
     @property
     def graph(self) -> fx.Graph:
         """The nodes so far."""
         return self._values.graph
 
-    # -- inputs and outputs ------------------------------------------------------------------------------------------
-
     def add_input(self, name: str, tensor: Tensor) -> None:
         """Make the placeholder of one input tensor."""
-        self._values.bind(tensor, self._values.annotate(self.graph.placeholder(name), tensor, ()))
+        self._values.give(name, tensor)
 
     def add_output(self, value: Any) -> None:
         """Make the output node."""
-        self.graph.output(self._values.argument(value))
+        self.note_tables()
+        self._values.give_back(value)
         if self._values.failure is not None:
             raise self._values.failure
         self._check_generators("")
@@ -86,28 +90,21 @@ class Recorder(TorchFunctionMode):
             finally:
                 self.is_watching = False
 
-    @contextmanager
-    def _paused(self) -> Iterator[None]:
-        before, self.is_watching = self.is_watching, False
-        try:
-            yield
-        finally:
-            self.is_watching = before
-
     # -- calls -------------------------------------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one torch call and write it down."""
         kwargs = kwargs or {}
         name = name_of(func)
+        self.looks_at_grad_mode |= self.is_watching and name in GRAD_MODE
         if not self.is_watching or (name in METADATA and name != "__len__"):
             return func(*args, **kwargs)
-        with self._paused():
+        with Pause(self):
             if name in FORBIDDEN:
                 raise self._values.fail(f"{FORBIDDEN[name]} inside forward; {REPEAT}")
             if name in ("shape", "size", "numel", "nelement", "__len__"):
                 return self._size(func, name, args, kwargs)
-            return self._call(*canonical(func, args, kwargs), kwargs, lambda: func(*args, **kwargs))
+            return self._call(*canonical(func, args, kwargs), lambda: func(*args, **kwargs))
 
     def run_module(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Record a leaf as one node; look through the user's own modules, and where a forward skips its hooks."""
@@ -121,7 +118,7 @@ class Recorder(TorchFunctionMode):
                 return run(*args, **kwargs)
             finally:
                 self._values.scope.pop()
-        with self._paused():
+        with Pause(self), OffStack(self):
             if isinstance(module, nn.Identity):
                 return run(*args, **kwargs)
             if isinstance(module, _BY_MODE):
@@ -133,7 +130,7 @@ class Recorder(TorchFunctionMode):
         path = self._paths.get(id(module))
         if path is None:
             raise self._values.fail(f"a module with hooks runs that is not part of the model; {MAKE}")
-        with self._paused():
+        with Pause(self):
             for inner, member in module.named_modules():
                 self.entered[f"{path}.{inner}" if inner else path] = None
                 self.saw_read(member, "training", member.training)
@@ -142,7 +139,7 @@ class Recorder(TorchFunctionMode):
 
     def run_function(self, function: type[Function], run: Callable[..., Any], args: Any) -> Any:
         """Record ``Function.apply`` as one node, so that its own backward is kept."""
-        with self._paused():
+        with Pause(self):
             return self._call("call_function", ops.ApplyFunction(function), args, {}, lambda: run(function, *args))
 
     def _call(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any], hidden: Any = ()) -> Any:
@@ -186,89 +183,52 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, int):
             dims = (kwargs.get("dim", args[1] if len(args) > 1 else None),) if name == "size" else ()
             method = "size" if name in ("size", "__len__") else "numel"
+            if name == "__len__":
+                self.sizes_used.append(("len", value))  # Python makes a plain integer of it
             return self._sized(value, tensor, method, (0,) if name == "__len__" else dims)
-        return RecordedSize(self._sized(size, tensor, "size", (dim,)) for dim, size in enumerate(value))
+        return torch.Size(self._sized(size, tensor, "size", (dim,)) for dim, size in enumerate(value))
 
     def _sized(self, value: int, tensor: Tensor, method: str, dims: tuple[Any, ...]) -> int:
         """Return a size that is looked at: with its node, or guarded where it depends on data."""
 
         def make() -> fx.Node:
-            with self._paused():
+            with Pause(self):
                 node = self.graph.call_method(method, (self._values.argument(tensor), *dims))
                 return self._values.annotate(node, None, ())
 
         if id(tensor) in self._unsteady:
             self._guard(make(), value)
             return value
-        return RecordedInt.of(value, self._emit_size, make)
+        return RecordedInt.of(value, self, make)
 
-    def _emit_size(self, target: Any, args: tuple[Any, ...]) -> fx.Node:
-        with self._paused():
+    def emit_size(self, target: Any, args: tuple[Any, ...]) -> fx.Node:
+        """Make the node of an operation on sizes."""
+        with Pause(self):
             return self._values.annotate(self.graph.call_function(target, self._values.argument(args)), None, ())
+
+    def saw_size(self, use: str, *sizes: Any) -> None:
+        """Note that a size is used for more than arithmetic; torch itself may look at what it is given."""
+        if self.is_watching:
+            self.sizes_used.append((use, *sizes))
 
     def _guard(self, node: fx.Node, value: Any) -> None:
         self.decisions.append(repr(value))
         self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
 
-    # -- Python state ------------------------------------------------------------------------------------------------
-
-    def saw_read(self, module: nn.Module, name: str, value: Any) -> None:
-        """Note the path by which forward reads a tensor, and the value of plain state."""
-        path = self._paths.get(id(module))
-        if path is None or name == "forward" or (name in MODULE_INTERNALS and name != "training"):
-            return
-        if isinstance(module, torch.jit.ScriptModule):
-            return  # runs whole
-        if value is module._modules.get(name, self) or isinstance(getattr(type(module), name, None), property):
-            return  # links between modules are compared as such; what a property reads is seen by itself
-        if isinstance(value, MethodType) and value.__self__ is module:
-            return
-        with self._paused():
-            target = f"{path}.{name}" if path else name
-            for tensor_path, tensor in walk_value(value, TensorPath(target)):
-                self._values.own(tensor, tensor_path)
-            if (path, name) not in self.guards.attributes:
-                self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
-
-    def saw_missing(self, module: nn.Module, name: str) -> None:
-        """Note that forward asked for an attribute that is not there."""
-        path = self._paths.get(id(module))
-        if path is not None and name not in MODULE_INTERNALS and not isinstance(module, torch.jit.ScriptModule):
-            with self._paused():
-                value = getattr(module, name, MISSING)  # the user's own __getattr__ may know it
-                self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
-
-    def saw_write(self, module: nn.Module, name: str, *value: Any) -> None:
-        """Refuse a forward that writes attributes: a graph would not. A tensor changed in place stays what it is."""
-        tables = vars(module), module._parameters, module._buffers
-        if value and isinstance(value[0], Tensor) and any(table.get(name) is value[0] for table in tables):
-            return
-        if id(module) in self._paths:
-            owner = f"`{self._paths[id(module)]}`" if self._paths[id(module)] else "the model"
-            raise self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
+    # -- modes and generators --------------------------------------------------------------------------------------
 
     def _check_modes(self) -> None:
-        for name, before, now in zip(_MODES, self._modes, _modes(), strict=True):
-            if now != before:
-                raise self._values.fail(f"{name} is switched inside forward; {SWITCH}")
+        modes = present_modes()
+        if modes != self._modes:
+            name = next(n for n, before, now in zip(MODES, self._modes, modes, strict=True) if now != before)
+            raise self._values.fail(f"{name} is switched inside forward; {SWITCH}")
         if self._finds_draws:
             self._check_generators(" before this line")
 
     def _check_generators(self, place: str) -> None:
-        for name, before, now in zip(("Python", "numpy"), self._generators, foreign_generators(), strict=True):
-            if now != before and before is not None:
-                sentence = f"{name}'s random generator is used{place}; {DRAW}"
-                raise self._values.fail(ForeignDrawError(sentence, user_location()))
-
-
-_MODES = ("autocast", "autocast", "inference mode", "the default dtype", "saving of tensors for backward")
-
-
-def _modes() -> tuple[Any, ...]:
-    """Return what governs torch calls from outside, in the order of ``_MODES``; grad mode is seen as a call."""
-    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return *autocast, torch.is_inference_mode_enabled(), torch.get_default_dtype(), hooks
+        error = why_foreign(self._generators, user_location(), place)
+        if error is not None:
+            raise self._values.fail(error)
 
 
 def _version(tensor: Tensor) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 from torch import nn
@@ -33,7 +34,9 @@ class TreeIndex:
     Attributes:
         modules: path to module, the root under the empty path; a tied module under each of its paths.
         paths: identity of a module to the first of its paths.
-        parents: the table of children of each module that has some, and what it held.
+        parents: the table of children of each module that has some.
+        held: what these held.
+        names: the names in them, in order, table after table.
         childless: the tables of the others.
         hooks: the tables of hooks of all modules below the root.
         attributes: the tables of attributes of the same.
@@ -42,7 +45,9 @@ class TreeIndex:
 
     modules: dict[str, nn.Module]
     paths: dict[int, str]
-    parents: list[tuple[dict[str, nn.Module | None], tuple[tuple[str, nn.Module | None], ...]]]
+    parents: list[dict[str, nn.Module | None]]
+    held: list[dict[str, nn.Module | None]]
+    names: list[str]
     childless: list[dict[str, nn.Module | None]]
     hooks: list[dict[int, Any]]
     attributes: list[dict[str, Any]]
@@ -56,23 +61,31 @@ class TreeIndex:
         for path, module in modules.items():
             paths.setdefault(id(module), path)
         unique = [modules[path] for path in paths.values()]
-        parents = [(module._modules, tuple(module._modules.items())) for module in unique if module._modules]
-        childless = [module._modules for module in unique if not module._modules]
+        tables = [module._modules for module in unique if isinstance(module._modules, dict)]  # a scripted one's are not
+        parents, childless = [table for table in tables if table], [table for table in tables if not table]
         attributes = [vars(module) for module in unique[1:]]
-        return cls(modules, paths, parents, childless, list(hook_tables(unique[1:])), attributes)
+        held, names = [dict(children) for children in parents], list(chain.from_iterable(parents))
+        return cls(modules, paths, parents, held, names, childless, list(hook_tables(unique[1:])), attributes)
+
+    def first_path(self, target: str) -> str:
+        """Return the first path of the module, or of the module's attribute, at a path: tied ones have several."""
+        if target in self.modules:
+            return self.paths[id(self.modules[target])]
+        owner, _, name = target.rpartition(".")
+        return f"{self.paths[id(self.modules[owner])]}.{name}" if owner in self.modules else target
 
     def is_current(self) -> bool:
         """Tell whether every module still has the same children, in the same order."""
-        if any(self.childless):
+        if any(self.childless) or self.parents != self.held:
             return False
-        return all(len(children) == len(held) and tuple(children.items()) == held for children, held in self.parents)
+        return list(chain.from_iterable(self.parents)) == self.names  # equal dicts may differ in order
 
     def patched(self) -> dict[str, Any]:
         """Return the modules below the root that do not simply run their class's forward, by path.
 
         They carry hooks, or a forward of their own; the value tells which.
         """
-        if not any(self.hooks) and not any("forward" in own for own in self.attributes):
+        if not any(self.hooks) and not any(map(dict.__contains__, self.attributes, repeat("forward"))):
             return {}
         return dict(self._patches())
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
 
-from toponas_fx import ops
-from toponas_fx.capture.advice import HOLD
+from toponas_fx import layouts, ops
+from toponas_fx.capture.advice import DENSE, HOLD
 from toponas_fx.capture.owners import TensorPath, model_tensors
 from toponas_fx.capture.sizes import RecordedInt
 from toponas_fx.errors import CaptureError
@@ -48,10 +49,26 @@ class ValueTable:
         self._nodes: dict[int, fx.Node] = {}
         self._reads: set[fx.Node] = set()
         self._watched: list[Any] = []
+        self._given: list[Tensor] = []
         self._storages: dict[int, int] = {}
         for path, tensor in model_tensors(root):
             self.owners.setdefault(id(tensor), path)
             self.tensors.append(tensor)
+
+    def give(self, name: str, tensor: Tensor) -> None:
+        """Make the placeholder of an input."""
+        self._given.append(tensor)
+        self.bind(tensor, self.annotate(self.graph.placeholder(name), tensor, ()))
+
+    def give_back(self, value: Any) -> None:
+        """Make the output node; where a tensor lies in an order of its own, its node's ``meta`` says so."""
+        self.graph.output(self.argument(value))
+        if any(layouts.lies_channels_last(tensor) for tensor in (*self._given, *self.tensors)):
+            return  # it may have that from those
+        for tensor in pytree.tree_leaves(value):
+            order = layouts.order_of(tensor) if isinstance(tensor, Tensor) else None
+            if order is not None:
+                self.argument(tensor).meta["order"] = order
 
     def bind(self, tensor: Tensor, node: fx.Node) -> None:
         """Let ``node`` stand for ``tensor`` from now on, as long as it lives: another may get its identity then."""
@@ -68,6 +85,8 @@ class ValueTable:
 
     def storage(self, tensor: Tensor) -> int:
         """Return the number of the memory that a tensor lies in."""
+        if tensor.layout is not torch.strided:
+            raise self.fail(f"a tensor of the layout {tensor.layout} is used; {DENSE}")
         storage = tensor.untyped_storage()
         self._watched.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]  # so its address stays its own
         return self._storages.setdefault(storage._cdata, len(self._storages))
@@ -95,6 +114,8 @@ class ValueTable:
             return _base_value(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._make(type(value), tuple(self.argument(item) for item in value))
+        if isinstance(value, torch.Size):
+            return self._make(torch.Size, (self.argument(tuple(value)),))
         if isinstance(value, tuple | list | range):
             items = [self.argument(item) for item in value]
             return tuple(items) if isinstance(value, tuple) else items

@@ -1,0 +1,162 @@
+"""What `search_quality.py` shows of its runs: each variant against the original, paired by seed.
+
+Intervals are bootstrap percentiles of the mean of paired differences (Efron, 1979); the sign test asks how likely as
+many or more seeds of one sign are where both are equally likely (Conover, "Practical Nonparametric Statistics", 3.4).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap
+
+from benchmarks.quality_runs import ORIGINAL, Run
+from benchmarks.tables import NOTHING, Table
+
+CONFIDENCE = 0.9
+LEVELS = (89, 91, 93)
+"""Expected accuracies on CIFAR-10, in percent, of which it is told when a search first passes them."""
+_METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "expected\nCIFAR-10": lambda run: run["log"][-1]["expected"]["cifar10"],
+    "expected\nImageNet16": lambda run: run["log"][-1]["expected"]["imagenet16_120"],
+    "found\nCIFAR-10": lambda run: run["log"][-1]["found"]["cifar10"],
+    "found\nImageNet16": lambda run: run["log"][-1]["found"]["imagenet16_120"],
+}
+_GROUP = tuple(field.name for field in fields(Run) if field.name not in ("variant", "seed", "budget"))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired differences of two variants.
+
+    Attributes:
+        mean: of the differences.
+        low: of the interval.
+        high: of the interval.
+        better: seeds at which the first is better.
+        pairs: seeds that both have.
+        chance: p-value of the sign test, two-sided; ties are left out.
+    """
+
+    mean: float
+    low: float
+    high: float
+    better: int
+    pairs: int
+    chance: float
+
+    @classmethod
+    def of(cls, own: Sequence[float], other: Sequence[float]) -> Difference:
+        """Compare values of the same seeds, in the same order."""
+        found = np.subtract(own, other)
+        low = high = math.nan
+        if len(found) > 1:
+            options = {"confidence_level": CONFIDENCE, "method": "percentile", "rng": np.random.default_rng(0)}
+            low, high = bootstrap((found,), np.mean, **options).confidence_interval
+        better, worse = int((found > 0).sum()), int((found < 0).sum())
+        chance = binomtest(better, better + worse).pvalue if better + worse else 1.0
+        return cls(float(found.mean()), float(low), float(high), better, len(found), chance)
+
+    def __str__(self) -> str:
+        """Write mean, interval, seeds, and the sign test."""
+        interval = "" if math.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]"  # of one seed there is none
+        return f"{self.mean:+.2f}{interval}, {self.better} of {self.pairs}, p {self.chance:.2g}"
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Return the runs of a file, one JSON object a line; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def groups(runs: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[tuple[str, str], dict[int, dict[str, Any]]]]:
+    """Return runs by what they must agree in to be compared, then by variant and budget, then by seed.
+
+    A run of equal seconds is one of as many epochs too, to be compared with an original of that length.
+    """
+    found: dict[tuple[Any, ...], dict[tuple[str, str], dict[int, dict[str, Any]]]] = {}
+    runs = list(runs)
+    lengths = {(run["method"], run["epochs"]) for run in runs if run["variant"] == ORIGINAL}
+    longer = [run for run in runs if run["budget"] == "seconds" and (run["method"], run["length"]) in lengths]
+    for run in (*({**run, "epochs": run["length"], "budget": "steps"} for run in longer), *runs):
+        rows = found.setdefault(tuple(run[name] for name in _GROUP), {})
+        rows.setdefault((run["variant"], run["budget"]), {})[run["seed"]] = run
+    return found
+
+
+def tables(runs: Iterable[dict[str, Any]]) -> list[Table]:
+    """Return two tables for each group of runs: accuracies, and the rest."""
+    found = []
+    for key, rows in groups(runs).items():
+        settings = dict(zip(_GROUP, key, strict=True))
+        title = f"{settings.pop('method')}: " + ", ".join(f"{name} {value}" for name, value in settings.items())
+        found += [_accuracies(title, rows), _course(title, rows)]
+    return found
+
+
+def _accuracies(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
+    reference = rows.get((ORIGINAL, "steps"), {})
+    columns = ["variant", "seeds"]
+    for metric in _METRICS:
+        columns += [metric, "less the\noriginal"]
+    table = Table(f"{title}: accuracy of cells, %", columns, [])
+    for (variant, budget), by_seed in sorted(rows.items(), key=_order):
+        cells = [_name(variant, budget), str(len(by_seed))]
+        both = sorted(by_seed.keys() & reference.keys())
+        for value in _METRICS.values():
+            cells.append(f"{statistics.mean(map(value, by_seed.values())):.2f}")
+            if by_seed is reference or not both:
+                cells.append(NOTHING)
+                continue
+            pairs = [[value(of[seed]) for seed in both] for of in (by_seed, reference)]
+            cells.append(str(Difference.of(*pairs)))
+        table.rows.append(cells)
+    table.notes = [f"mean difference [{CONFIDENCE:.0%} interval], seeds at which it is better, p of a sign test"]
+    return table
+
+
+def _course(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
+    columns = ["variant", "seconds", "epochs", "supernet's\naccuracy", "entropy"]
+    columns += [f"seconds to\nexpected {level}" for level in LEVELS]
+    columns += ["all none\nor all skip", "Kendall's tau,\nrunning", "Kendall's tau,\nbatch", "precision,\nbatch"]
+    table = Table(f"{title}: course of the search", columns, [])
+    for (variant, budget), by_seed in sorted(rows.items(), key=_order):
+        runs = list(by_seed.values())
+        last = [run["log"][-1] for run in runs]
+        cells = [_name(variant, budget), f"{_mean(row['seconds'] for row in last):.0f}", str(runs[0]["length"])]
+        cells += [f"{_mean(row['accuracy'] for row in last):.1f}", f"{_mean(row['entropy'] for row in last):.2f}"]
+        for level in LEVELS:
+            times = [seconds for seconds in (passed(run, level) for run in runs) if seconds is not None]
+            cells.append(f"{statistics.median(times):.0f} ({len(times)} of {len(runs)})" if times else NOTHING)
+        cells.append(str(sum(row["none"] == 1 or row["skip"] == 1 for row in last)))
+        for statistic, name in (("running", "kendall"), ("batch", "kendall"), ("batch", "precision")):
+            values = [run["rank"][statistic][name] for run in runs if "rank" in run]
+            cells.append(f"{_mean(values):.3f}" if values else NOTHING)
+        table.rows.append(cells)
+    return table.without_empty_columns()
+
+
+def passed(run: dict[str, Any], level: float) -> float | None:
+    """Return the seconds after which the expected accuracy on CIFAR-10 first reached a level, None where never."""
+    return next((row["seconds"] for row in run["log"] if row["expected"]["cifar10"] >= level), None)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.mean(values)
+
+
+def _name(variant: str, budget: str) -> str:
+    return variant if budget == "steps" else f"{variant}, equal seconds"
+
+
+def _order(item: tuple[tuple[str, str], Any]) -> tuple[bool, str, str]:
+    (variant, budget), _ = item
+    return variant != ORIGINAL, variant, budget

@@ -1,0 +1,29 @@
+"""Where calls outweigh arithmetic, a simplified step is no slower than the step as its user wrote it."""
+
+from __future__ import annotations
+
+import pytest
+
+import toponas_fx.lean_ops
+import toponas_fx.passes.fold_weights
+from benchmarks.ratios import measure_place
+from benchmarks.size_grid import MODES, SPACES, Place
+
+NOISE = 0.1
+"""What a median of so few pairs of steps may be off on a busy machine; 1.01 is the most that was measured in quiet."""
+
+SMALL, LARGE = toponas_fx.lean_ops.SMALL, toponas_fx.passes.fold_weights.LARGE
+"""What users have; other tests let small tensors take the ways of large ones."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(("channels", "side", "batch"), [(8, 16, 8), (4, 8, 2)])
+def test_small_steps_are_not_slower(
+    space: str, mode: str, channels: int, side: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", SMALL)
+    monkeypatch.setattr("toponas_fx.passes.fold_weights.LARGE", LARGE)
+    place = Place(space, mode, channels, side, batch, depth=1)
+    assert min(measure_place(place, 21) for _ in range(2)) < 1 + NOISE

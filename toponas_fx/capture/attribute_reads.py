@@ -1,0 +1,118 @@
+"""What a recorded run reads and writes of modules' attributes."""
+
+from __future__ import annotations
+
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toponas_fx.capture.advice import REPEAT, WRITE
+from toponas_fx.capture.frozen import INHERITED, MISSING, freeze
+from toponas_fx.capture.guards import StateGuards
+from toponas_fx.capture.outside import is_iterator
+from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
+from toponas_fx.capture.pausing import Pause
+from toponas_fx.capture.values import ValueTable, user_location
+
+_ATOMS = frozenset((int, float, complex, str, bytes, bool, type(None)))
+
+
+class AttributeReads:
+    """The part of a recorder that is told of attributes.
+
+    Attributes:
+        guards: the Python state that was read.
+        is_watching: False while a leaf runs or the recorder works.
+        tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
+    """
+
+    guards: StateGuards
+    is_watching: bool
+    tracer: Any
+    _paths: dict[int, str]
+    _values: ValueTable
+    _tables: list[tuple[nn.Module, dict[str, Any]]]
+
+    def saw_read(self, module: nn.Module, name: str, value: Any) -> None:
+        """Note the path by which forward reads a tensor, and the value of plain state."""
+        path = self._paths.get(id(module))
+        if path is None:
+            self._saw_elsewhere(module, name, value)
+            return
+        if name == "forward" or (name in MODULE_INTERNALS and name != "training"):
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            return  # runs whole
+        if value is module._modules.get(name, self) or isinstance(getattr(type(module), name, None), property):
+            return  # links between modules are compared as such; what a property reads is seen by itself
+        if (
+            isinstance(value, MethodType)
+            and value.__self__ is module
+            and name not in object.__getattribute__(module, "__dict__")
+        ):
+            self._saw_method(module, path, name)
+            return
+        is_known = (path, name) in self.guards.attributes
+        if is_known and (type(value) in _ATOMS or isinstance(value, nn.Module)):
+            return
+        if is_iterator(value):
+            told = f"`{path or 'the model'}.{name}`"
+            raise self._values.fail(f"forward takes from {told}, which gives something else each time; {REPEAT}")
+        with Pause(self):
+            target = f"{path}.{name}" if path else name
+            for tensor_path, tensor in walk_value(value, TensorPath(target)):
+                self._values.own(tensor, tensor_path)
+            if not is_known:
+                self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
+
+    def _saw_elsewhere(self, module: nn.Module, name: str, value: Any) -> None:
+        """Note a plain value of a module that is not in the tree: one that an enclosing function or a global holds."""
+        if type(value) in _ATOMS and (name not in MODULE_INTERNALS or name == "training"):
+            self.guards.note_reference(module, name, value, user_location())
+
+    def _saw_method(self, module: nn.Module, path: str, name: str) -> None:
+        """Note that a method is its class's, and which that is."""
+        if (path, name) in self.guards.attributes:
+            return
+        with Pause(self):
+            self.guards.note_attribute(path, name, INHERITED, user_location())
+            for owner in type(module).__mro__:
+                is_facade = "_toponas_class" in vars(owner)  # asks the user's class at each call
+                if isinstance(vars(owner).get(name), FunctionType) and not is_facade:
+                    self.guards.note_method(owner, name, vars(owner)[name], user_location())
+                    return
+
+    def saw_table(self, module: nn.Module, table: dict[str, Any]) -> None:
+        """Keep what a module's own table of attributes holds as forward looks into it, to be noted in the end.
+
+        Which of it forward wants is not seen; and what it reads by name goes before, should it fail.
+        """
+        ours = () if "meta" in getattr(type(module), "_toponas_taken", ("meta",)) else ("meta",)
+        hidden = MODULE_INTERNALS.union(ours)
+        self._tables.append((module, {name: value for name, value in table.items() if name not in hidden}))
+
+    def note_tables(self) -> None:
+        """Note what the tables held that forward looked into."""
+        for module, table in self._tables:
+            for name, value in table.items():
+                self.saw_read(module, name, value)
+
+    def saw_missing(self, module: nn.Module, name: str) -> None:
+        """Note that forward asked for an attribute that is not there."""
+        path = self._paths.get(id(module))
+        if path is not None and name not in MODULE_INTERNALS and not isinstance(module, torch.jit.ScriptModule):
+            with Pause(self):
+                value = getattr(module, name, MISSING)  # the user's own __getattr__ may know it
+                self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
+
+    def saw_write(self, module: nn.Module, name: str, *value: Any) -> None:
+        """Refuse a forward that writes attributes: a graph would not. A tensor changed in place stays what it is."""
+        tables = vars(module), module._parameters, module._buffers
+        if value and isinstance(value[0], Tensor) and any(table.get(name) is value[0] for table in tables):
+            return
+        if id(module) in self._paths:
+            self.guards.attributes.pop((self._paths[id(module)], name), None)  # no condition of what follows
+            owner = f"`{self._paths[id(module)]}`" if self._paths[id(module)] else "the model"
+            raise self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")

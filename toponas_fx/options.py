@@ -1,0 +1,72 @@
+"""What ``simplify`` is asked for, checked: the model, and the passes of a mode."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import nn
+
+from toponas_fx.capture.inputs import check_tensors
+from toponas_fx.errors import ArgumentError
+from toponas_fx.model import SimplifiedModule
+from toponas_fx.pass_contract import Pass, Repeat, Semantics
+from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels
+
+MODES = ("share", "exact")
+NORMALIZE = ("kernel", "filter")
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def checked_passes(
+    model: nn.Module, mode: str, passes: Sequence[Pass | Repeat] | None, normalize: str
+) -> tuple[Pass | Repeat, ...]:
+    """Return the passes to run.
+
+    Args:
+        model: what is to be simplified.
+        mode: of ``MODES``.
+        passes: in order; ``DEFAULT_PASSES`` where None.
+        normalize: of ``NORMALIZE``.
+
+    Raises:
+        ArgumentError: the model is none that can be simplified, or an option is unknown.
+    """
+    if isinstance(model, _WRAPPERS):
+        raise ArgumentError(f"the model is wrapped in {type(model).__name__}: simplify before wrapping")
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"simplify takes a torch.nn.Module, not {type(model).__name__}")
+    compiled = [path for path, module in model.named_modules() if _is_compiled(module)]
+    if compiled:
+        raise ArgumentError(f"`{compiled[0] or 'the model'}` went through torch.compile: simplify before compiling")
+    if isinstance(model, SimplifiedModule):
+        raise ArgumentError("the model is simplified already")
+    check_tensors(model)
+    if mode not in MODES:
+        raise ArgumentError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
+    if normalize not in NORMALIZE:
+        raise ArgumentError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, not {normalize!r}")
+    chosen = list(DEFAULT_PASSES if passes is None else passes)
+    for entry in chosen:
+        for pass_ in entry.passes if isinstance(entry, Repeat) else (entry,):
+            if not isinstance(pass_, Pass):
+                raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {pass_!r}")
+    kept = [_for_mode(entry, mode, normalize) for entry in chosen]
+    return tuple(entry for entry in kept if entry is not None)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    in_place = getattr(module, "_compiled_call_impl", None) is not None  # what module.compile() leaves behind
+    return in_place or type(module).__name__ == "OptimizedModule"
+
+
+def _for_mode(entry: Pass | Repeat, mode: str, normalize: str) -> Pass | Repeat | None:
+    if isinstance(entry, Repeat):
+        inner = [_for_mode(pass_, mode, normalize) for pass_ in entry.passes]
+        kept = [pass_ for pass_ in inner if isinstance(pass_, Pass)]
+        return Repeat(*kept) if kept else None
+    if mode == "exact" and entry.semantics is Semantics.SHARES:
+        return None
+    if isinstance(entry, NormalizeKernels) and normalize != "kernel":
+        return dataclasses.replace(entry, per=normalize)
+    return entry
