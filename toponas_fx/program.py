@@ -96,13 +96,12 @@ def _readable(names: list[str]) -> str:
     return functools.reduce(_step, names, "self")
 
 
-def _fast(graph: fx.Graph) -> Callable[[list[str]], str]:
-    """Return how to write paths so that modules are read from the dicts they stand in.
+def _fast(entered: Iterable[str]) -> Callable[[list[str]], str]:
+    """Return how to write paths so that modules, of which those entered are known, are read from the dicts they are in.
 
     ``Module.__getattr__`` is Python: a supernet of small tensors spends a twentieth of its forward there.
     """
-    called = [str(node.target).split(".") for node in graph.nodes if node.op == "call_module"]
-    modules = {tuple(names[:end]) for names in called for end in range(1, len(names) + 1)}
+    modules = {tuple(names[:end]) for names in (p.split(".") for p in entered) for end in range(1, len(names) + 1)}
 
     def spell(names: list[str]) -> str:
         known = next((end for end in range(len(names), 0, -1) if tuple(names[:end]) in modules), 0)
@@ -173,7 +172,7 @@ class Program:
         """Compile the graph as it stands now."""
         python = self.graph.python_code("self")
         self.code = _respelt(python.src, self.graph, _readable)
-        run = _respelt(python.src, self.graph, _fast(self.graph))
+        run = _respelt(python.src, self.graph, _fast(self.entered))
         filename = f"<toponas_fx program {id(self)}>"
         linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
         scope = dict(python.globals)

@@ -88,12 +88,12 @@ def seeded_saved_bytes(model: nn.Module, images: Tensor) -> int:
 
 def dispatcher_calls(model: nn.Module, batch: Batch) -> int:
     """Return how many operations a step hands to torch's dispatcher, forward and backward."""
-    with _Counter() as counter:
+    with CallCounter() as counter:
         step(model, batch)
     return counter.calls
 
 
-class _Counter(TorchDispatchMode):
+class CallCounter(TorchDispatchMode):
     """Counts operations, those that compiled code calls as well."""
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import toponas_fx
+from benchmarks.steps import CallCounter
 from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare
 from toponas_fx import ops
 from toponas_fx.costs import saved_bytes
@@ -101,6 +102,30 @@ def test_one_tensor_less_is_kept_for_each_term():
     saved = [saved_bytes(fast.train(), X, exclude=[*fast.parameters(), *fast.buffers()]) for fast in (folded, plain)]
     images = (saved[1] - saved[0]) / (X.numel() * X.element_size())
     assert 1.9 < images < 2.1
+
+
+def calls_of(run) -> int:
+    """Return how many operations of torch a forward and a backward pass take."""
+    with CallCounter() as counting:
+        run().sum().backward()
+    return counting.calls
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_small_norm_takes_no_more_calls_than_a_product_and_computes_the_same(kind, monkeypatch):
+    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", X.numel() + 1)
+    x, scale = X.double().requires_grad_(), torch.tensor(1.5).double().requires_grad_()
+    module, twin = (next(p for p in copy.deepcopy(NORMS[kind]).double().modules() if hasattr(p, "eps")) for _ in "12")
+    found, expected = ops.scaled_norm(x, module, scale), scale * twin(x)
+    parameters = [[x, scale, *part.parameters()] for part in (module, twin)]
+    pairs = zip(
+        (found, *torch.autograd.grad(found.square().sum(), parameters[0]), *module.buffers()),
+        (expected, *torch.autograd.grad(expected.square().sum(), parameters[1]), *twin.buffers()),
+        strict=True,
+    )
+    assert all(torch.allclose(left, right, rtol=1e-12, atol=1e-12) for left, right in pairs)
+    if list(module.parameters()):
+        assert calls_of(lambda: ops.scaled_norm(x, module, scale)) <= calls_of(lambda: scale * module(x))
 
 
 def read_twice(self, x):
