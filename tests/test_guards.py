@@ -195,19 +195,19 @@ def test_an_annealed_temperature_stays_compiled(monkeypatch: pytest.MonkeyPatch)
                 fast(x)
             assert torch.allclose(fast(x), model(x), rtol=0, atol=1e-12)
     assert not fast._toponas.as_written
-    assert len(found) == 30
+    assert len(found) == 1
     assert len(fast._toponas.programs) <= 16
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_state_that_changes_at_every_call_is_given_up(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = Supernet(CHANGES["tau"][0]), image(2, 4, 3)
+    model, x = Supernet(lambda m, x: m.mixed(x, m.alphas.softmax(0) / int(m.tau))), image(2, 4, 3)
     fast = toponas_fx.simplify(model, x, mode="exact")
     fast.train(training), model.train(training)
 
     def anneal() -> None:
         for step in range(40):
-            fast.tau = model.tau = 5.0 - 0.1 * step
+            fast.tau = model.tau = 50.0 - step
             assert torch.allclose(fast(x), model(x), rtol=0, atol=1e-12)
 
     with counted_captures(monkeypatch) as found, pytest.warns(UserWarning, match="tau` keeps changing") as caught:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx
 
+from toponas_fx.capture import Numbers
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import TreeIndex
@@ -71,18 +72,21 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
         return None
     state.captures[call.fixed] = spent + 1
     forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
+    numbers = symbolic_numbers(state, state.tree(fast))
     known = None
     if call.fixed not in state.batch_decides:
-        known = _known_path(fast, state, call, capture_small(fast, forward, inputs, SECOND))
+        known = _known_path(fast, state, call, capture_small(fast, forward, inputs, SECOND, numbers))
     if known is None:
         try:
-            recorded = record(fast, forward, inputs, at_its_own=call.fixed in state.batch_decides)
+            at_its_own = call.fixed in state.batch_decides
+            recorded = record(fast, forward, inputs, at_its_own=at_its_own, numbers=numbers, known=state.numbers)
             check_steady(fast, forward, recorded.inputs, recorded.capture)
         except CaptureError as error:
             refuse(state, call, str(error), error.guards)
             return None
         if recorded.is_whole:
             state.batch_decides.add(call.fixed)
+        state.held_numbers |= recorded.held
         known = _known_path(fast, state, call, recorded)
     if known is not None:
         state.captures[call.fixed] = spent + COST_OF_KNOWN
@@ -97,6 +101,16 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
         refuse(state, call, change_reason(program.guards.named(changing)), program.guards.modes(), changing=changing)
         return None
     return add_program(state, program)
+
+
+def symbolic_numbers(state: State, tree: TreeIndex) -> Numbers:
+    """Return the numbers that were seen to change, by attribute, with their present values."""
+    for program in state.programs:
+        for key, values in program.guards.changed_numbers(tree):
+            state.numbers.setdefault(key, values)
+    kept = state.numbers.keys() - state.held_numbers - state.refusals.changing
+    present = {(path, name): getattr(tree.modules.get(path), name, None) for path, name in kept}
+    return {key: value for key, value in present.items() if type(value) is float}
 
 
 def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program:
@@ -143,7 +157,7 @@ def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Record
 
     A run at one small batch tells as much as two where the program was made of one at another, and used sizes alike.
     """
-    if recorded is None:
+    if recorded is None or not recorded.capture.keeps_numbers:
         return None
     captured, tree = recorded.capture, state.tree(fast)
     for program in state.programs:

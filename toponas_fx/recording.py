@@ -9,7 +9,7 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from toponas_fx.capture import Capture, capture
+from toponas_fx.capture import NO_NUMBERS, Capture, Numbers, capture
 from toponas_fx.capture.inputs import Inputs
+from toponas_fx.capture.numbers import Key, others_like
 from toponas_fx.capture.quiet import in_mode
 from toponas_fx.program import batch_of
 from toponas_fx.progress import step
@@ -29,6 +30,9 @@ FIRST, SECOND = 2, 3
 _CUTTING = {name: 0 for name in ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_split", "unsafe_chunk")}
 _CUTTING |= {"vsplit": 0, "hsplit": 1, "dsplit": 2}
 """Names of functions that return as many parts as a size says, and the dimension that they cut unless given."""
+
+
+NO_VALUES: Mapping[Key, Sequence[float]] = {}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Recording:
         is_whole: True where the call was run with its own batch.
         evaluation: the run in evaluation mode, where one was asked for, took the same path as this one of training, and
             there is nothing that passes leave alone in training only: a draw.
+        held: numbers that could not stay symbolic.
     """
 
     capture: Capture
@@ -49,6 +54,7 @@ class Recording:
     any_batch: bool = False
     is_whole: bool = False
     evaluation: Capture | None = None
+    held: frozenset[Key] = frozenset()
 
 
 def record(
@@ -58,6 +64,8 @@ def record(
     *,
     other_mode: bool = False,
     at_its_own: bool = False,
+    numbers: Numbers = NO_NUMBERS,
+    known: Mapping[Key, Sequence[float]] = NO_VALUES,
 ) -> Recording:
     """Capture a call, at small batches where those tell all, else at its own.
 
@@ -67,14 +75,16 @@ def record(
         inputs: of the call.
         other_mode: whether the second run may be one in evaluation mode, of a model in training.
         at_its_own: whether it is known that the batch decides something.
+        numbers: those of modules that stay symbolic if they can, with their present values.
+        known: values that they had at some time.
 
     Raises:
         CaptureError: the call cannot be repeated by a graph.
         Exception: whatever the model's own forward raises.
     """
-    first = None if at_its_own else capture_small(fast, forward, inputs, FIRST)
+    first = None if at_its_own else capture_small(fast, forward, inputs, FIRST, numbers)
     if first is None:
-        return Recording(capture(fast, forward, *inputs), inputs, is_whole=True)
+        return _whole(fast, forward, inputs, numbers, known)
     evaluation = None
     if other_mode:
         with in_mode(fast, training=False):
@@ -82,27 +92,61 @@ def record(
     if evaluation is not None and is_same_path(first.capture, evaluation.capture):
         found = None if first.capture.draws else evaluation.capture
         return replace(_sized(first, evaluation, inputs), any_batch=True, evaluation=found)
-    second = capture_small(fast, forward, inputs, SECOND)
+    others = others_like(numbers, known, first.capture.guards.conditions)
+    second = None if others is None else capture_small(fast, forward, inputs, SECOND, others)
     if second is not None and is_same_path(first.capture, second.capture):
         first.capture.guards.add(second.capture.guards)
         return replace(_sized(first, second, inputs), any_batch=True)
-    return Recording(capture(fast, forward, *inputs), inputs, is_whole=True)
+    return _whole(fast, forward, inputs, numbers, known)
 
 
-def capture_small(fast: nn.Module, forward: Callable[..., Any], inputs: Inputs, batch: int) -> Recording | None:
+def _whole(
+    fast: nn.Module,
+    forward: Callable[..., Any],
+    inputs: Inputs,
+    numbers: Numbers,
+    known: Mapping[Key, Sequence[float]],
+) -> Recording:
+    """Capture a call with its own batch; with numbers that stay symbolic where two of their values take one path."""
+    held: Iterable[Key] = ()
+    if numbers:
+        first = capture(fast, forward, *inputs, numbers)
+        others = others_like(numbers, known, first.guards.conditions)
+        if others is not None and first.keeps_numbers and _takes_path(first, fast, forward, inputs, others):
+            return Recording(first, inputs, is_whole=True)
+        held = first.guards.fixed_numbers or (() if others is None else numbers)
+    return Recording(capture(fast, forward, *inputs), inputs, is_whole=True, held=frozenset(held))
+
+
+def _takes_path(first: Capture, fast: nn.Module, forward: Callable[..., Any], inputs: Inputs, numbers: Numbers) -> bool:
+    """Return whether forward takes the path of a run with other numbers, too."""
+    try:
+        return is_same_path(first, capture(fast, forward, *inputs, numbers))
+    except Exception:  # other numbers may be wrong now: nobody asked for them
+        return False
+
+
+def capture_small(
+    fast: nn.Module, forward: Callable[..., Any], inputs: Inputs, batch: int, numbers: Numbers = NO_NUMBERS
+) -> Recording | None:
     """Capture a call with its batch cut, or repeated, to a size; None where forward does not take that."""
     resized = _resized(inputs, batch)
     if resized is None:
         return None
     step(f"recording forward at batch {batch}")
     try:
-        return Recording(capture(fast, forward, *resized), resized)
+        return Recording(capture(fast, forward, *resized, numbers), resized)
     except Exception:  # the call at its own size tells what is wrong, if anything is
         return None
 
 
 def is_same_path(first: Capture, second: Capture) -> bool:
-    """Return whether runs at two batch sizes took one path, which those of all others take too."""
+    """Return whether runs at two batch sizes took one path, which those of all others take too.
+
+    And whether those at two values of numbers that stay symbolic did.
+    """
+    if not (first.keeps_numbers and second.keeps_numbers):
+        return False
     if first.fingerprint != second.fingerprint or len(first.sizes_used) != len(second.sizes_used):
         return False
     if not all(map(_is_same_use, first.sizes_used, second.sizes_used)):

@@ -51,7 +51,7 @@ def why_sampled(fast: fx.GraphModule, forward: Callable[..., Any], inputs: Input
     for seed in range(TRIALS):
         with restored_generators():
             torch.manual_seed(seed)
-            other = capture(fast, forward, *inputs)
+            other = capture(fast, forward, *inputs, run.numbers)
         if other.fingerprint != run.fingerprint:
             return f"{where}: each run samples another path there, and one sampled path has nothing to merge"
     return None

@@ -34,6 +34,9 @@ class State:
         captures: for the same, how many captures were made; those of a known path count less.
         runs: how often a program ran.
         batch_decides: for the same, whether another batch was seen to take another path.
+        numbers: (module path, attribute) of numbers that were seen to change, with two of their values; captures keep
+            them symbolic.
+        held_numbers: those with which that was tried in vain.
         removed: parameters that no run reads, by path; they left ``parameters()``.
         working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
@@ -58,6 +61,8 @@ class State:
     captures: dict[tuple[Any, ...], float] = field(default_factory=dict)
     runs: int = 0
     batch_decides: set[tuple[Any, ...]] = field(default_factory=set)
+    numbers: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    held_numbers: set[tuple[str, str]] = field(default_factory=set)
     removed: dict[str, Tensor] = field(default_factory=dict)
     working: fx.Graph | None = None
     shares_graphs: bool = False
@@ -78,6 +83,7 @@ class State:
         twin.refusals, twin.batch_decides = self.refusals.copy(), set(self.batch_decides)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
         twin.unmeasured = self.unmeasured
+        twin.numbers, twin.held_numbers = dict(self.numbers), set(self.held_numbers)
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True
         return twin

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from traceback import clear_frames
 from typing import Any
 
@@ -42,6 +42,7 @@ class Capture:
         sizes_used: what was done with sizes besides arithmetic.
         any_grad_mode: True where gradients were on, and nothing in the code asks whether they are.
         draws: whether it drew at random.
+        numbers: those of modules that were to stay symbolic, with the values that it saw.
     """
 
     graph: fx.Graph
@@ -51,9 +52,27 @@ class Capture:
     sizes_used: tuple[tuple[Any, ...], ...]
     any_grad_mode: bool
     draws: bool
+    numbers: Numbers = field(default_factory=dict)
+
+    @property
+    def keeps_numbers(self) -> bool:
+        """True where nothing in it holds for the values of these numbers only, as far as it shows in one run."""
+        guards = self.guards
+        return not guards.fixed_numbers and guards.attributes.keys().isdisjoint(guards.numbers)
 
 
-def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Capture:
+Numbers = Mapping[tuple[str, str], float]
+"""By module path and attribute name: the values that forward sees of numbers that stay symbolic."""
+NO_NUMBERS: Numbers = {}
+
+
+def capture(
+    root: nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    numbers: Numbers = NO_NUMBERS,
+) -> Capture:
     """Run ``forward`` once and record it; nothing of the run is left behind.
 
     Args:
@@ -61,6 +80,7 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
         forward: its forward as the user wrote it, bound to ``root``.
         args: positional inputs: tensors, or containers and plain values with tensors in them.
         kwargs: keyword inputs, likewise.
+        numbers: those of modules that stay symbolic.
 
     Returns:
         The recorded run, for the model's present training mode.
@@ -71,9 +91,9 @@ def capture(root: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
     labels = check_signature(forward, args, kwargs)
     with collector_off(), own_saved_tensors():
         try:
-            return _capture(root, forward, args, kwargs, labels, finds_draws=False)
+            return _capture(root, forward, args, kwargs, labels, numbers, finds_draws=False)
         except ForeignDrawError:
-            return _capture(root, forward, args, kwargs, labels, finds_draws=True)
+            return _capture(root, forward, args, kwargs, labels, numbers, finds_draws=True)
 
 
 def _capture(
@@ -82,11 +102,12 @@ def _capture(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     labels: list[str],
+    numbers: Numbers,
     *,
     finds_draws: bool,
 ) -> Capture:
     tree = TreeIndex.of(root)
-    recorder = Recorder(root, tree, finds_draws)
+    recorder = Recorder(root, tree, finds_draws, numbers)
     code = CodeWatcher(recorder, tree, DrawFinder() if finds_draws else None)
     has_gradients = torch.is_grad_enabled()
     with (
@@ -110,7 +131,7 @@ def _capture(
         recorder.add_output(value)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
             raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
-        change = recorder.guards.first_change(tree)
+        change = recorder.guards.first_constant(tree) or recorder.guards.patched_since(tree)
         if change is not None:
             recorder.guards.attributes.pop(change.key, None)  # what forward changes itself is no condition
             raise CaptureError(
@@ -119,7 +140,8 @@ def _capture(
             )
         if any(id(tensor) not in recorder.known_tensors for _, tensor in model_tensors(root)):
             raise CaptureError(f"forward puts a new tensor into the model; {REGISTER}", _location(forward))
-    fingerprint = Fingerprint.of(recorder.graph, recorder.decisions)
+    asked = [f"{condition.asked} {condition.answer}" for condition in recorder.guards.conditions]
+    fingerprint = Fingerprint.of(recorder.graph, [*recorder.decisions, *asked])
     return Capture(
         recorder.graph,
         recorder.guards,
@@ -128,6 +150,7 @@ def _capture(
         tuple(recorder.sizes_used),
         any_grad_mode=has_gradients and not recorder.looks_at_grad_mode,
         draws=any(is_random(root, node) for node in recorder.graph.nodes),
+        numbers=numbers,
     )
 
 

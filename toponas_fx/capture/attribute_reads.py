@@ -6,11 +6,12 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from toponas_fx.capture.advice import REPEAT, WRITE
 from toponas_fx.capture.frozen import INHERITED, MISSING, freeze
 from toponas_fx.capture.guards import StateGuards
+from toponas_fx.capture.numbers import Computed, Condition, Read, RecordedFloat
 from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.pausing import Pause
@@ -24,6 +25,7 @@ class AttributeReads:
 
     Attributes:
         guards: the Python state that was read.
+        numbers: of modules, those that stay symbolic, with the values that forward sees.
         is_watching: False while a leaf runs or the recorder works.
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
@@ -31,6 +33,7 @@ class AttributeReads:
     guards: StateGuards
     is_watching: bool
     tracer: Any
+    numbers: dict[tuple[str, str], float]
     _paths: dict[int, str]
     _values: ValueTable
     _tables: list[tuple[nn.Module, dict[str, Any]]]
@@ -66,6 +69,36 @@ class AttributeReads:
                 self._values.own(tensor, tensor_path)
             if not is_known:
                 self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
+
+    def number_read(self, module: nn.Module, name: str, value: float) -> float:
+        """Return a number that forward reads, with where it comes from if it is to stay symbolic."""
+        path = self._paths.get(id(module))
+        given = None if path is None else self.numbers.get((path, name))
+        if path is None or given is None:
+            self.saw_read(module, name, value)
+            return value
+        self.guards.numbers.setdefault((path, name), user_location())
+        return RecordedFloat.of(given, self, Read(path, name))
+
+    def emit_number(self, expression: Read | Computed) -> fx.Node:
+        """Make the node that computes a number."""
+        with Pause(self):
+            if isinstance(expression, Read):
+                node: fx.Node = self._values.graph.create_node("get_attr", expression.target)
+            else:
+                parts = (p if isinstance(p, int | float) else self.emit_number(p) for p in expression.args)
+                node = self._values.graph.call_function(expression.target, tuple(parts))
+            return self._values.annotate(node, None, ())
+
+    def saw_condition(self, asked: Computed, answer: bool) -> None:
+        """Note what Python asks of a number."""
+        if self.is_watching:
+            self.guards.conditions[Condition(asked, answer)] = user_location()
+
+    def saw_value(self, expression: Read | Computed) -> None:
+        """Note that a number is used such that it may not stay symbolic."""
+        if self.is_watching:
+            self.guards.fixed_numbers.update((read.path, read.name) for read in expression.reads())
 
     def _saw_elsewhere(self, module: nn.Module, name: str, value: Any) -> None:
         """Note a plain value of a module that is not in the tree: one that an enclosing function or a global holds."""

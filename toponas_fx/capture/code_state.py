@@ -23,6 +23,7 @@ from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.frozen import freeze
 from toponas_fx.capture.functions import GRAD_MODE
 from toponas_fx.capture.guards import follow
+from toponas_fx.capture.numbers import may_hide
 from toponas_fx.capture.outside import (
     held_by,
     imported,
@@ -171,6 +172,8 @@ class CodeWatcher:
 
     def _note_reached(self, code: CodeType, outer: dict[str, Any], where: str) -> None:
         """Refuse what answers otherwise at each call, and note what is looked up by one."""
+        if self._recorder.numbers and may_hide(code, reached(code, outer)):
+            self._guards.fixed_numbers.update(self._recorder.numbers)
         for names, value in reached(code, outer):
             reason = why_impure(value, names)
             if reason is not None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import CellType
 from typing import Any
 
 from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, freeze, is_own_name
+from toponas_fx.capture.numbers import Condition, present
 from toponas_fx.capture.tree_index import TreeIndex
 
 
@@ -47,6 +49,9 @@ class StateGuards:
         globals: (Python module, global name, attributes below it) to the frozen value.
         references: (object, attribute, frozen value, where it was read) for objects and closures outside the model.
         patched: the modules of the tree with hooks or a forward of their own.
+        numbers: (module path, attribute name) of numbers that the run read as symbols, with ``file:line``.
+        conditions: what it asked of them, with ``file:line``.
+        fixed_numbers: those with which it did what holds for their present values only.
         places: for each of these keys, ``file:line`` of the user's code that read it first.
     """
 
@@ -54,6 +59,9 @@ class StateGuards:
     globals: dict[tuple[str, ...], Any] = field(default_factory=dict)
     references: list[tuple[Any, str, Any, str]] = field(default_factory=list)
     patched: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[tuple[str, str], str] = field(default_factory=dict)
+    conditions: dict[Condition, str] = field(default_factory=dict)
+    fixed_numbers: set[tuple[str, str]] = field(default_factory=set)
     places: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     @property
@@ -62,7 +70,7 @@ class StateGuards:
         values = [value for (_, name), value in self.attributes.items() if name != "training"]
         values += [value for names, value in self.globals.items() if not is_own_name(value, names[-1])]
         values += [known for known in self.references if not isinstance(known[0], type)]  # of classes these are methods
-        return any(value == MISSING or not isinstance(value, Kind) for value in values)
+        return bool(self.conditions) or any(value == MISSING or not isinstance(value, Kind) for value in values)
 
     def note_attribute(self, path: str, name: str, value: Any, where: str) -> None:
         """Keep the frozen value of a module's attribute as it was first read."""
@@ -93,7 +101,7 @@ class StateGuards:
         plain = {key: value for key, value in own.items() if value == MISSING or not isinstance(value, Kind)}
         others = {key: value for key, value in self.globals.items() if key != left_out}
         references = [known for known in self.references if (known[1], id(known[0])) != left_out]
-        return StateGuards(plain, others, references, {}, self.places)
+        return replace(self, attributes=plain, globals=others, references=references, patched={})
 
     def modes(self) -> StateGuards:
         """Return the same without fractions: a temperature does not change which path is taken, a mode may."""
@@ -113,13 +121,30 @@ class StateGuards:
 
     def first_change(self, tree: TreeIndex) -> Change | None:
         """Return the first thing that is no longer as recorded, or None where all holds."""
-        change = self.first_value(tree)
-        if change is None and self.patched != tree.patched():
-            return Change("hooks, or a module's own forward,", "were others", "")
-        return change
+        return self.first_value(tree) or self.patched_since(tree)
+
+    def patched_since(self, tree: TreeIndex) -> Change | None:
+        """Return the change of hooks, or of a module's own forward, if there was one."""
+        return (
+            None if self.patched == tree.patched() else Change("hooks, or a module's own forward,", "were others", "")
+        )
 
     def first_value(self, tree: TreeIndex) -> Change | None:
         """Return the first value that is no longer as recorded, or None where all hold."""
+        return self._first_number(tree) or self.first_constant(tree)
+
+    def _first_number(self, tree: TreeIndex) -> Change | None:
+        for (path, name), where in self.numbers.items():
+            if type(getattr(tree.modules.get(path), name, MISSING)) is not float:
+                return Change(f"`{path or 'the model'}.{name}`", "was a float", where, (path, name))
+        read = present(tree)
+        for condition, where in self.conditions.items():
+            if not condition.holds(read):
+                return Change(f"{condition.asked}", f"was {condition.answer}", where, (condition,))
+        return None
+
+    def first_constant(self, tree: TreeIndex) -> Change | None:
+        """Return the same, but for numbers that stay symbolic."""
         for owner, path, name, frozen in self._watched(tree):
             if owner.get(name, INHERITED) is frozen:  # most hold, and this is the fastest way to see it
                 continue
@@ -135,6 +160,14 @@ class StateGuards:
             if value is not frozen and freeze(value, tree.paths) != frozen:
                 return Change(f"`{name}` of {_name_of(owner)}", f"was {_show(frozen)}", where, (name, id(owner)))
         return None
+
+    def changed_numbers(self, tree: TreeIndex) -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
+        """Yield the attributes that were a number and are another now, with both."""
+        for key, frozen in self.attributes.items():
+            if type(frozen) is float and key[0] in tree.modules:
+                value = getattr(tree.modules[key[0]], key[1], MISSING)
+                if type(value) is float and value != frozen:
+                    yield key, (frozen, value)
 
     def agrees(self, other: StateGuards) -> bool:
         """Return whether a run in the other mode found the same state, as far as both read it, but for the mode."""
@@ -162,6 +195,7 @@ class StateGuards:
         """Hold to what another run of the same path read, too."""
         self.attributes = {**other.attributes, **self.attributes}
         self.globals = {**other.globals, **self.globals}
+        self.numbers, self.conditions = {**other.numbers, **self.numbers}, {**other.conditions, **self.conditions}
         for reference in other.references:
             self.note_reference(*reference)
 

@@ -33,9 +33,13 @@ def _own(module: nn.Module) -> dict[str, Any]:
 
 
 class Watcher(Protocol):
-    """What the patches report to; ``is_watching`` is False while a leaf runs."""
+    """What the patches report to; ``is_watching`` is False while a leaf runs, ``numbers`` are those kept symbolic."""
 
     is_watching: bool
+    numbers: dict[tuple[str, str], float]
+
+    def number_read(self, module: nn.Module, name: str, value: float) -> float:
+        """An attribute that is a number is read, while some are symbolic."""
 
     def run_module(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A module's forward is called."""
@@ -145,6 +149,8 @@ def _watched_read(watcher: Watcher) -> Callable[[nn.Module, str], Any]:
     def __getattribute__(self: nn.Module, name: str) -> Any:
         value = read(self, name)
         if watcher.is_watching and name[:2] != "__" and name not in _UNWATCHED:
+            if type(value) is float and watcher.numbers:
+                return watcher.number_read(self, name, value)
             watcher.saw_read(self, name, value)
         elif watcher.is_watching and name == "__dict__" and not is_library(sys._getframe(1).f_globals["__name__"]):
             watcher.saw_table(self, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,9 @@ from toponas_fx.purity import is_hooked
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
+_NO_NUMBERS: Mapping[Any, float] = {}
+
+
 class Recorder(TorchFunctionMode, AttributeReads):
     """Records one forward of ``root`` into ``graph``; see DESIGN section 2.
 
@@ -37,6 +40,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
             it lies in), ``mutates`` (storages it writes), ``grad`` (whether gradients were on), ``scope`` (path of the
             user's module), ``where`` (the user's file and line) and ``origin`` (its own name).
         guards: the Python state that was read.
+        numbers: of modules, those that stay symbolic, with the values that forward sees.
         entered: paths of all modules that ran.
         known_tensors: identities of the model's tensors before the run.
         looks_at_grad_mode: whether forward may do something else without gradients.
@@ -44,9 +48,12 @@ class Recorder(TorchFunctionMode, AttributeReads):
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
 
-    def __init__(self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False) -> None:
+    def __init__(
+        self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False, numbers: Mapping[Any, float] = _NO_NUMBERS
+    ) -> None:
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
+        self.numbers = dict(numbers)
         self._values = ValueTable(root)
         self.known_tensors = frozenset(self._values.owners)
         self.guards = StateGuards(patched=tree.patched())

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx import layouts, ops
 from toponas_fx.capture.advice import DENSE, HOLD
+from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.owners import TensorPath, model_tensors
 from toponas_fx.capture.sizes import RecordedInt
 from toponas_fx.errors import CaptureError
@@ -108,7 +109,7 @@ class ValueTable:
         if isinstance(value, Tensor):
             node = self._nodes.get(id(value)) or self._read(value)
             return self._detached(value, node) if _is_left_out(value, node) else node
-        if isinstance(value, RecordedInt):
+        if isinstance(value, RecordedInt | RecordedFloat):
             return value.node
         if isinstance(value, _PLAIN_TYPES):
             return _base_value(value)
