@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from toponas_fx.capture import Numbers
+from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import TreeIndex
@@ -57,9 +57,9 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
 def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
     """Return what is new about a call that no program holds for."""
     alike = [program for program in state.programs if program.fixed == call.fixed]
-    changes = [program.first_change(tree) for program in alike if program.accepts(call)]
+    changes = [program.first_change(tree, call.numbers) for program in alike if program.accepts(call)]
     refused = [refusal.guards for refusal in state.refusals.by_call.get(call.fixed, ())]
-    changes += [guards.first_value(tree) for guards in refused if guards is not None]
+    changes += [guards.first_value(tree, call.numbers) for guards in refused if guards is not None]
     if changes and changes[0] is not None:
         return f"since {changes[0].sentence}"
     return "for arguments of another size, or under other modes of torch" if alike else "for arguments of a new kind"
@@ -72,7 +72,7 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
         return None
     state.captures[call.fixed] = spent + 1
     forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
-    numbers = symbolic_numbers(state, state.tree(fast))
+    numbers = symbolic_numbers(state, call, state.tree(fast))
     known = None
     if call.fixed not in state.batch_decides:
         known = _known_path(fast, state, call, capture_small(fast, forward, inputs, SECOND, numbers))
@@ -103,14 +103,21 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
     return add_program(state, program)
 
 
-def symbolic_numbers(state: State, tree: TreeIndex) -> Numbers:
-    """Return the numbers that were seen to change, by attribute, with their present values."""
+def symbolic_numbers(state: State, call: Call, tree: TreeIndex) -> Numbers:
+    """Return the numbers that were seen to change, with their present values."""
     for program in state.programs:
-        for key, values in program.guards.changed_numbers(tree):
-            state.numbers.setdefault(key, values)
-    kept = state.numbers.keys() - state.held_numbers - state.refusals.changing
-    present = {(path, name): getattr(tree.modules.get(path), name, None) for path, name in kept}
-    return {key: value for key, value in present.items() if type(value) is float}
+        for source, values in (*program.guards.changed_numbers(tree), *program.other_numbers(call)):
+            state.numbers.setdefault(source, values)
+    read = present(tree, call.numbers)
+    found = {}
+    for source in state.numbers.keys() - state.held_numbers:
+        if isinstance(source, Read) and (source.path, source.name) in state.refusals.changing:
+            continue
+        if isinstance(source, Given) and source.position >= len(call.numbers):
+            continue
+        if type(read(source)) is float:
+            found[source] = read(source)
+    return found
 
 
 def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program:
@@ -147,9 +154,8 @@ def build_program(
             records = run_passes(inspection(fast), state.passes, look)
     finally:
         state.working = None
-    keys = {call.any_batch if recorded.any_batch else call.key}
     found = any(has_mixtures) if has_mixtures else None
-    return Program(captured, keys, recorded.any_batch, has_mixtures=found), records
+    return Program(captured, call, recorded.any_batch, has_mixtures=found), records
 
 
 def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Recording | None) -> Program | None:
@@ -166,14 +172,14 @@ def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Record
             continue
         if not program.fingerprint.is_of(captured.fingerprint, tree):
             continue
-        key = call.key if recorded.is_whole else call.any_batch
-        if program.fixed == call.fixed and program.first_change(tree) is None and program.norms_agree(tree):
-            program.extend(key, captured.guards)
+        is_held = program.fixed == call.fixed and program.first_change(tree, call.numbers) is None
+        if is_held and program.norms_agree(tree):
+            program.extend(call, captured.guards, any_batch=not recorded.is_whole)
             return program
         in_training = (*call.fixed[:2], True, *call.fixed[3:])
         is_of_training = program.fixed == in_training != call.fixed and not program.draws
         if is_of_training and program.guards.agrees(captured.guards):
-            twin = program.for_evaluation(key, captured.guards)
+            twin = program.for_evaluation(call, captured.guards, any_batch=not recorded.is_whole)
             if twin.norms_agree(tree):
                 state.shares_graphs = True
                 return add_program(state, twin)

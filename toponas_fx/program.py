@@ -6,7 +6,7 @@ import functools
 import keyword
 import linecache
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx import ops, recomputing
 from toponas_fx.capture import Capture
+from toponas_fx.capture.expressions import Given, Source
 from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.frozen import Same, freeze
 from toponas_fx.capture.guards import Change, StateGuards
@@ -32,10 +33,12 @@ class Call:
         tensors: the tensors among them, in order.
         key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
             tensor's dtype, device and sizes, flat.
+        numbers: the floats among them, in order; a program may depend on those too.
     """
 
     tensors: tuple[Tensor, ...]
     key: tuple[Any, ...]
+    numbers: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Call:
@@ -47,9 +50,10 @@ class Call:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
+        numbers = tuple(leaf for leaf in leaves if type(leaf) is float)
         ranks = tuple(tensor.dim() for tensor in tensors)
         details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
-        return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details))
+        return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details), numbers)
 
     @property
     def fixed(self) -> tuple[Any, ...]:
@@ -117,7 +121,9 @@ def _step(path: str, name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what two calls must agree in: 1 and True differ, and so do two modules."""
+    """Return what two calls must agree in: 1 and True differ, and so do two modules; floats are looked at apart."""
+    if type(value) is float:
+        return float
     return type(value), Same(value) if isinstance(value, nn.Module) else freeze(value)
 
 
@@ -133,7 +139,8 @@ class Program:
         entered: paths of the modules that the captured run went through.
         any_grad_mode: True where it computes calls without gradients too.
         draws: whether the captured run drew at random: passes leave more alone then than evaluation asks for.
-        keys: of the calls that were seen to take its path.
+        keys: of the calls that were seen to take its path, each with the floats given; None for inputs.
+        given: which of the floats among a call's arguments are inputs, after the tensors.
         any_batch: True where the batch decides nothing, and keys may leave it open.
         equal_norms: for a program of training that evaluation runs too: norms of which one counted for the others,
             by path; it holds while their statistics agree.
@@ -144,11 +151,13 @@ class Program:
     """
 
     captured: InitVar[Capture]
-    keys: set[tuple[Any, ...]]
+    call: InitVar[Call]
     any_batch: bool = False
     equal_norms: tuple[tuple[str, ...], ...] = ()
     has_mixtures: bool | None = None
     was_reused: bool = field(default=False, init=False)
+    keys: set[tuple[tuple[Any, ...], tuple[float | None, ...]]] = field(init=False)
+    given: tuple[int, ...] = field(init=False)
     graph: fx.Graph = field(init=False)
     guards: StateGuards = field(init=False)
     fingerprint: Fingerprint = field(init=False)
@@ -161,8 +170,11 @@ class Program:
     has_guards: bool = field(init=False)
     has_writes: bool = field(init=False)
 
-    def __post_init__(self, captured: Capture) -> None:
-        """Compile."""
+    def __post_init__(self, captured: Capture, call: Call) -> None:
+        """Compile what was captured of a call."""
+        positions = (number.position for number in captured.numbers if isinstance(number, Given))
+        self.given = tuple(sorted(positions))
+        self.keys = {(call.any_batch if self.any_batch else call.key, self._held(call))}
         self.graph, self.guards, self.entered = captured.graph, captured.guards, captured.entered
         self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
         self.any_grad_mode, self.draws = captured.any_grad_mode, captured.draws
@@ -185,28 +197,48 @@ class Program:
     @property
     def fixed(self) -> tuple[Any, ...]:
         """What the keys of all its calls agree in."""
-        return next(iter(self.keys))[:4]
+        return next(iter(self.keys))[0][:4]
 
     def accepts(self, call: Call) -> bool:
         """Tell whether a run with a call's key was seen to take this path."""
-        if call.key not in self.keys:
-            if call.any_batch not in self.keys and not (self.any_grad_mode and call.with_gradients in self.keys):
+        held = self._held(call)
+        if (call.key, held) not in self.keys:
+            is_known = (call.any_batch, held) in self.keys
+            if not is_known and not (self.any_grad_mode and (call.with_gradients, held) in self.keys):
                 return False
-            self.keys.add(call.key)  # found faster from now on
+            self.keys.add((call.key, held))  # found faster from now on
         return True
 
-    def extend(self, key: tuple[Any, ...], guards: StateGuards) -> None:
+    def inputs(self, call: Call) -> tuple[Any, ...]:
+        """Return what to run it with."""
+        return (*call.tensors, *(call.numbers[position] for position in self.given)) if self.given else call.tensors
+
+    def other_numbers(self, call: Call) -> Iterator[tuple[Source, tuple[float, float]]]:
+        """Yield the floats that a call of this kind was given and now is given others for, with both."""
+        for key, held in self.keys:
+            for position, (was, value) in enumerate(zip(held, call.numbers, strict=False)):
+                if key[:4] == call.fixed and was is not None and was != value:
+                    yield Given(position), (was, value)
+
+    def _held(self, call: Call) -> tuple[float | None, ...]:
+        """Return the floats that a call is given, None for those that are inputs."""
+        if not self.given:
+            return call.numbers
+        return tuple(None if i in self.given else number for i, number in enumerate(call.numbers))
+
+    def extend(self, call: Call, guards: StateGuards, *, any_batch: bool) -> None:
         """Note that a call with another key, or other guards, took the same path."""
-        self.keys.add(key)
+        self.keys.add((call.any_batch if any_batch else call.key, self._held(call)))
         self.guards.add(guards)
 
-    def for_evaluation(self, key: tuple[Any, ...], guards: StateGuards) -> Program:
+    def for_evaluation(self, call: Call, guards: StateGuards, *, any_batch: bool) -> Program:
         """Return this program of training as one that evaluation, which took the same path, runs too.
 
         Norms count no more then, and those that one counted for differ as soon as somebody sets them apart.
         """
         twin = self._alike()
-        twin.keys, twin.guards, twin.was_reused = {key}, guards, False
+        twin.keys = {(call.any_batch if any_batch else call.key, self._held(call))}
+        twin.guards, twin.was_reused = guards, False
         copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
         twin.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
         return twin
@@ -224,9 +256,9 @@ class Program:
                     others.append(getattr(its, name))
         return all(torch.equal(torch.cat(kept), torch.cat(others)) for kept, others in pairs.values())
 
-    def first_change(self, tree: TreeIndex) -> Change | None:
-        """Return what changed in the Python state it depends on, or None."""
-        return self.guards.first_change(tree)
+    def first_change(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
+        """Return what changed in the Python state it depends on, or None; ``given`` are the floats of the call."""
+        return self.guards.first_change(tree, given)
 
     def copy(self) -> Program:
         """Return a program with a graph of its own."""

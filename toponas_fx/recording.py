@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from toponas_fx.capture import NO_NUMBERS, Capture, Numbers, capture
+from toponas_fx.capture import Capture, capture
+from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_like
 from toponas_fx.capture.inputs import Inputs
-from toponas_fx.capture.numbers import Key, others_like
 from toponas_fx.capture.quiet import in_mode
 from toponas_fx.program import batch_of
 from toponas_fx.progress import step
@@ -32,7 +32,7 @@ _CUTTING |= {"vsplit": 0, "hsplit": 1, "dsplit": 2}
 """Names of functions that return as many parts as a size says, and the dimension that they cut unless given."""
 
 
-NO_VALUES: Mapping[Key, Sequence[float]] = {}
+NO_VALUES: Mapping[Source, Sequence[float]] = {}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recording:
     any_batch: bool = False
     is_whole: bool = False
     evaluation: Capture | None = None
-    held: frozenset[Key] = frozenset()
+    held: frozenset[Source] = frozenset()
 
 
 def record(
@@ -65,7 +65,7 @@ def record(
     other_mode: bool = False,
     at_its_own: bool = False,
     numbers: Numbers = NO_NUMBERS,
-    known: Mapping[Key, Sequence[float]] = NO_VALUES,
+    known: Mapping[Source, Sequence[float]] = NO_VALUES,
 ) -> Recording:
     """Capture a call, at small batches where those tell all, else at its own.
 
@@ -75,7 +75,7 @@ def record(
         inputs: of the call.
         other_mode: whether the second run may be one in evaluation mode, of a model in training.
         at_its_own: whether it is known that the batch decides something.
-        numbers: those of modules that stay symbolic if they can, with their present values.
+        numbers: those that stay symbolic if they can, with their present values.
         known: values that they had at some time.
 
     Raises:
@@ -105,10 +105,10 @@ def _whole(
     forward: Callable[..., Any],
     inputs: Inputs,
     numbers: Numbers,
-    known: Mapping[Key, Sequence[float]],
+    known: Mapping[Source, Sequence[float]],
 ) -> Recording:
     """Capture a call with its own batch; with numbers that stay symbolic where two of their values take one path."""
-    held: Iterable[Key] = ()
+    held: Iterable[Source] = ()
     if numbers:
         first = capture(fast, forward, *inputs, numbers)
         others = others_like(numbers, known, first.guards.conditions)

@@ -46,9 +46,9 @@ class Refusal:
     seen: dict[Any, int] | None = None
     was_reused: bool = False
 
-    def holds(self, tree: TreeIndex) -> bool:
-        """Tell whether a call in the present state runs as written."""
-        if self.guards is not None and (self.guards.first_value(tree) is not None or self._comes_back(tree)):
+    def holds(self, tree: TreeIndex, given: Sequence[float]) -> bool:
+        """Tell whether a call in the present state, given some floats, runs as written."""
+        if self.guards is not None and (self.guards.first_value(tree, given) is not None or self._comes_back(tree)):
             return False
         self.was_reused = True
         return True
@@ -99,7 +99,7 @@ class Refusals:
 
     def hold(self, call: Call, tree: TreeIndex) -> bool:
         """Tell whether a call runs as written."""
-        holds = any(refusal.holds(tree) for refusal in self.by_call.get(call.fixed, ()))
+        holds = any(refusal.holds(tree, call.numbers) for refusal in self.by_call.get(call.fixed, ()))
         self.in_turn[call.fixed] = self.in_turn.get(call.fixed, 0) + 1 if holds else 0
         return holds
 
@@ -141,7 +141,9 @@ def keeps_changing(state: Any, call: Call, tree: TreeIndex) -> bool:
     attempts += state.refusals.by_call.get(call.fixed, [])
     lost: dict[Any, list[tuple[Program | Refusal, Change]]] = {}
     for attempt in attempts:
-        change = None if attempt.was_reused or attempt.guards is None else attempt.guards.first_value(tree)
+        change = (
+            None if attempt.was_reused or attempt.guards is None else attempt.guards.first_value(tree, call.numbers)
+        )
         if change is not None:
             lost.setdefault(change.key, []).append((attempt, change))
     for key, found in lost.items():

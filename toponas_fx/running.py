@@ -53,10 +53,10 @@ def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
     call, programs = _search(model, args, kwargs)
     while (program := _next(programs)) is not None:
         if not program.has_guards:
-            return program.run(model, *call.tensors)
+            return program.run(model, *program.inputs(call))
         saved = _snapshot(model, call.tensors if program.has_writes else ())
         try:
-            return program.run(model, *call.tensors)
+            return program.run(model, *program.inputs(call))
         except GuardFailure:
             _put_back(saved)
     state: State = vars(model)["_toponas"]
@@ -82,7 +82,7 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
         return
     tree = state.tree(model)
     for program in state.programs:
-        if program.accepts(call) and program.first_change(tree) is None and program.norms_agree(tree):
+        if program.accepts(call) and program.first_change(tree, call.numbers) is None and program.norms_agree(tree):
             state.used(program)
             state.refusals.in_turn.clear()
             yield program

@@ -215,8 +215,8 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
     program, records = build_program(fast, state, recorded, call, observe)
     state.programs.append(program)
     if recorded.evaluation is not None:
-        key = Call.of(*inputs, training=False).any_batch
-        state.programs.append(program.for_evaluation(key, recorded.evaluation.guards))
+        evaluation = Call.of(*inputs, training=False)
+        state.programs.append(program.for_evaluation(evaluation, recorded.evaluation.guards, any_batch=True))
         state.shares_graphs = True
     return raw, records
 

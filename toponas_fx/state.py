@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from toponas_fx.capture.expressions import Source
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.kernels import leave_layer
@@ -34,8 +35,7 @@ class State:
         captures: for the same, how many captures were made; those of a known path count less.
         runs: how often a program ran.
         batch_decides: for the same, whether another batch was seen to take another path.
-        numbers: (module path, attribute) of numbers that were seen to change, with two of their values; captures keep
-            them symbolic.
+        numbers: those that were seen to change, with two of their values; captures keep them symbolic.
         held_numbers: those with which that was tried in vain.
         removed: parameters that no run reads, by path; they left ``parameters()``.
         working: the graph that passes are at work on, while they are.
@@ -61,8 +61,8 @@ class State:
     captures: dict[tuple[Any, ...], float] = field(default_factory=dict)
     runs: int = 0
     batch_decides: set[tuple[Any, ...]] = field(default_factory=set)
-    numbers: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
-    held_numbers: set[tuple[str, str]] = field(default_factory=set)
+    numbers: dict[Source, tuple[float, float]] = field(default_factory=dict)
+    held_numbers: set[Source] = field(default_factory=set)
     removed: dict[str, Tensor] = field(default_factory=dict)
     working: fx.Graph | None = None
     shares_graphs: bool = False

@@ -197,8 +197,8 @@ class Step:
 
 
 def _step(text: str, fast: SimplifiedModule, program: Program, inputs: Inputs) -> Step:
-    tensors = Call.of(*inputs, fast.training).tensors
-    return Step(text, lambda: program.run(fast, *tensors), fast)
+    given = program.inputs(Call.of(*inputs, fast.training))
+    return Step(text, lambda: program.run(fast, *given), fast)
 
 
 def _ratios(step: Step, other: Step) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from traceback import clear_frames
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
 from toponas_fx.capture.code_state import CodeWatcher
 from toponas_fx.capture.draws import DrawFinder
+from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
@@ -42,7 +43,7 @@ class Capture:
         sizes_used: what was done with sizes besides arithmetic.
         any_grad_mode: True where gradients were on, and nothing in the code asks whether they are.
         draws: whether it drew at random.
-        numbers: those of modules that were to stay symbolic, with the values that it saw.
+        numbers: those that were to stay symbolic, with the values that it saw.
     """
 
     graph: fx.Graph
@@ -58,12 +59,7 @@ class Capture:
     def keeps_numbers(self) -> bool:
         """True where nothing in it holds for the values of these numbers only, as far as it shows in one run."""
         guards = self.guards
-        return not guards.fixed_numbers and guards.attributes.keys().isdisjoint(guards.numbers)
-
-
-Numbers = Mapping[tuple[str, str], float]
-"""By module path and attribute name: the values that forward sees of numbers that stay symbolic."""
-NO_NUMBERS: Numbers = {}
+        return not guards.fixed_numbers and not any((n.path, n.name) in guards.attributes for n in guards.numbers)
 
 
 def capture(
@@ -80,7 +76,7 @@ def capture(
         forward: its forward as the user wrote it, bound to ``root``.
         args: positional inputs: tensors, or containers and plain values with tensors in them.
         kwargs: keyword inputs, likewise.
-        numbers: those of modules that stay symbolic.
+        numbers: those that stay symbolic, with the values that forward is to see.
 
     Returns:
         The recorded run, for the model's present training mode.
@@ -117,9 +113,10 @@ def _capture(
         torch.set_grad_enabled(has_gradients),
     ):
         own_args, own_kwargs = pytree.tree_map_only(Tensor, _copy, (args, kwargs))
+        own_args, own_kwargs = recorder.with_numbers((own_args, own_kwargs))
         given = pytree.tree_flatten((own_args, own_kwargs))
-        for name, tensor in input_leaves(labels, own_args, own_kwargs):
-            recorder.add_input(name, tensor)
+        for name, value in input_leaves(labels, own_args, own_kwargs):
+            recorder.add_input(name, value)
         with watched(root, forward, recorder) as run, code.watching(), recorder.recording():
             try:
                 value = run(*own_args, **own_kwargs)
@@ -140,8 +137,7 @@ def _capture(
             )
         if any(id(tensor) not in recorder.known_tensors for _, tensor in model_tensors(root)):
             raise CaptureError(f"forward puts a new tensor into the model; {REGISTER}", _location(forward))
-    asked = [f"{condition.asked} {condition.answer}" for condition in recorder.guards.conditions]
-    fingerprint = Fingerprint.of(recorder.graph, [*recorder.decisions, *asked])
+    fingerprint = Fingerprint.of(recorder.graph, recorder.decisions)
     return Capture(
         recorder.graph,
         recorder.guards,

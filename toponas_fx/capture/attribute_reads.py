@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from toponas_fx.capture.advice import REPEAT, WRITE
+from toponas_fx.capture.expressions import Computed, Condition, Expression, Given, Numbers, Read
 from toponas_fx.capture.frozen import INHERITED, MISSING, freeze
 from toponas_fx.capture.guards import StateGuards
-from toponas_fx.capture.numbers import Computed, Condition, Read, RecordedFloat
+from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.pausing import Pause
@@ -25,7 +27,7 @@ class AttributeReads:
 
     Attributes:
         guards: the Python state that was read.
-        numbers: of modules, those that stay symbolic, with the values that forward sees.
+        numbers: those that stay symbolic, with the values that forward sees.
         is_watching: False while a leaf runs or the recorder works.
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
@@ -33,7 +35,8 @@ class AttributeReads:
     guards: StateGuards
     is_watching: bool
     tracer: Any
-    numbers: dict[tuple[str, str], float]
+    numbers: Numbers
+    _given_numbers: dict[Expression, fx.Node]
     _paths: dict[int, str]
     _values: ValueTable
     _tables: list[tuple[nn.Module, dict[str, Any]]]
@@ -73,15 +76,32 @@ class AttributeReads:
     def number_read(self, module: nn.Module, name: str, value: float) -> float:
         """Return a number that forward reads, with where it comes from if it is to stay symbolic."""
         path = self._paths.get(id(module))
-        given = None if path is None else self.numbers.get((path, name))
-        if path is None or given is None:
+        source = Read("", "") if path is None else Read(path, name)
+        if source not in self.numbers:
             self.saw_read(module, name, value)
             return value
-        self.guards.numbers.setdefault((path, name), user_location())
-        return RecordedFloat.of(given, self, Read(path, name))
+        self.guards.numbers.setdefault(source, user_location())
+        return RecordedFloat.of(self.numbers[source], self, source)
 
-    def emit_number(self, expression: Read | Computed) -> fx.Node:
+    def with_numbers(self, arguments: Any) -> Any:
+        """Return a call's arguments with those numbers that stay symbolic."""
+        leaves, spec = pytree.tree_flatten(arguments)
+        floats = (index for index, leaf in enumerate(leaves) if type(leaf) is float)
+        for position, index in enumerate(floats):
+            source = Given(position)
+            if source in self.numbers:
+                leaves[index] = RecordedFloat.of(self.numbers[source], self, source)
+        return pytree.tree_unflatten(leaves, spec)
+
+    def give_number(self, name: str, number: RecordedFloat) -> None:
+        """Make the placeholder of a number that forward is given."""
+        node = self._values.graph.placeholder(name)
+        self._given_numbers[number.expression] = self._values.annotate(node, None, ())
+
+    def emit_number(self, expression: Expression) -> fx.Node:
         """Make the node that computes a number."""
+        if isinstance(expression, Given):
+            return self._given_numbers[expression]
         with Pause(self):
             if isinstance(expression, Read):
                 node: fx.Node = self._values.graph.create_node("get_attr", expression.target)
@@ -95,10 +115,10 @@ class AttributeReads:
         if self.is_watching:
             self.guards.conditions[Condition(asked, answer)] = user_location()
 
-    def saw_value(self, expression: Read | Computed) -> None:
+    def saw_value(self, expression: Expression) -> None:
         """Note that a number is used such that it may not stay symbolic."""
         if self.is_watching:
-            self.guards.fixed_numbers.update((read.path, read.name) for read in expression.reads())
+            self.guards.fixed_numbers.update(expression.reads())
 
     def _saw_elsewhere(self, module: nn.Module, name: str, value: Any) -> None:
         """Note a plain value of a module that is not in the tree: one that an enclosing function or a global holds."""

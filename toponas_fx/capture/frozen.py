@@ -99,6 +99,17 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
     return type(value), tuple(freeze(part, paths, depth - 1) for part in parts)
 
 
+def agree(one: Any, other: Any) -> bool:
+    """Tell whether two pictures show the same: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    if type(one) is not type(other):
+        return False
+    if type(one) is tuple:
+        return len(one) == len(other) and all(map(agree, one, other))
+    if type(one) is float:
+        return bool(one.hex() == other.hex())
+    return bool(one == other)
+
+
 def _numbers_below(value: Any) -> Iterator[Any]:
     """Yield the plain values in nested containers of Python's own, each container once."""
     stack, seen = [value], set()

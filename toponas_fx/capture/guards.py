@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import CellType
 from typing import Any
 
-from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, freeze, is_own_name
-from toponas_fx.capture.numbers import Condition, present
+from toponas_fx.capture.expressions import Condition, Read, Reader, Source, present
+from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, agree, freeze, is_own_name
 from toponas_fx.capture.tree_index import TreeIndex
 
 
@@ -49,7 +49,7 @@ class StateGuards:
         globals: (Python module, global name, attributes below it) to the frozen value.
         references: (object, attribute, frozen value, where it was read) for objects and closures outside the model.
         patched: the modules of the tree with hooks or a forward of their own.
-        numbers: (module path, attribute name) of numbers that the run read as symbols, with ``file:line``.
+        numbers: those of modules that the run read as symbols, with ``file:line``.
         conditions: what it asked of them, with ``file:line``.
         fixed_numbers: those with which it did what holds for their present values only.
         places: for each of these keys, ``file:line`` of the user's code that read it first.
@@ -59,9 +59,9 @@ class StateGuards:
     globals: dict[tuple[str, ...], Any] = field(default_factory=dict)
     references: list[tuple[Any, str, Any, str]] = field(default_factory=list)
     patched: dict[str, Any] = field(default_factory=dict)
-    numbers: dict[tuple[str, str], str] = field(default_factory=dict)
+    numbers: dict[Read, str] = field(default_factory=dict)
     conditions: dict[Condition, str] = field(default_factory=dict)
-    fixed_numbers: set[tuple[str, str]] = field(default_factory=set)
+    fixed_numbers: set[Source] = field(default_factory=set)
     places: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     @property
@@ -119,9 +119,14 @@ class StateGuards:
             return freeze(getattr(tree.modules[key[0]], key[1], MISSING), tree.paths)
         return freeze(follow(key), tree.paths) if all(isinstance(name, str) for name in key) else None
 
-    def first_change(self, tree: TreeIndex) -> Change | None:
-        """Return the first thing that is no longer as recorded, or None where all holds."""
-        return self.first_value(tree) or self.patched_since(tree)
+    def first_change(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
+        """Return the first thing that is no longer as recorded, or None where all holds.
+
+        Args:
+            tree: the model's.
+            given: the floats among the arguments of the call in question.
+        """
+        return self.first_value(tree, given) or self.patched_since(tree)
 
     def patched_since(self, tree: TreeIndex) -> Change | None:
         """Return the change of hooks, or of a module's own forward, if there was one."""
@@ -129,15 +134,14 @@ class StateGuards:
             None if self.patched == tree.patched() else Change("hooks, or a module's own forward,", "were others", "")
         )
 
-    def first_value(self, tree: TreeIndex) -> Change | None:
+    def first_value(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
         """Return the first value that is no longer as recorded, or None where all hold."""
-        return self._first_number(tree) or self.first_constant(tree)
+        return self._first_number(present(tree, given)) or self.first_constant(tree)
 
-    def _first_number(self, tree: TreeIndex) -> Change | None:
-        for (path, name), where in self.numbers.items():
-            if type(getattr(tree.modules.get(path), name, MISSING)) is not float:
-                return Change(f"`{path or 'the model'}.{name}`", "was a float", where, (path, name))
-        read = present(tree)
+    def _first_number(self, read: Reader) -> Change | None:
+        for source, where in self.numbers.items():
+            if type(read(source)) is not float:
+                return Change(str(source), "was a float", where, (source.path, source.name))
         for condition, where in self.conditions.items():
             if not condition.holds(read):
                 return Change(f"{condition.asked}", f"was {condition.answer}", where, (condition,))
@@ -149,25 +153,25 @@ class StateGuards:
             if owner.get(name, INHERITED) is frozen:  # most hold, and this is the fastest way to see it
                 continue
             value = getattr(tree.modules.get(path), name, MISSING)
-            if value is not frozen and not _holds_same(value, frozen) and freeze(value, tree.paths) != frozen:
+            if value is not frozen and not _holds_same(value, frozen) and not agree(freeze(value, tree.paths), frozen):
                 return self.named((path, name), f"was {_show(frozen)}")
         for names, frozen in self.globals.items():
             value = follow(names)
-            if value is not frozen and freeze(value, tree.paths) != frozen:
+            if value is not frozen and not agree(freeze(value, tree.paths), frozen):
                 return self.named(names, f"was {_show(frozen)}")
         for owner, name, frozen, where in self.references:
             value = getattr(owner, name, MISSING)
-            if value is not frozen and freeze(value, tree.paths) != frozen:
+            if value is not frozen and not agree(freeze(value, tree.paths), frozen):
                 return Change(f"`{name}` of {_name_of(owner)}", f"was {_show(frozen)}", where, (name, id(owner)))
         return None
 
-    def changed_numbers(self, tree: TreeIndex) -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
+    def changed_numbers(self, tree: TreeIndex) -> Iterator[tuple[Source, tuple[float, float]]]:
         """Yield the attributes that were a number and are another now, with both."""
         for key, frozen in self.attributes.items():
             if type(frozen) is float and key[0] in tree.modules:
                 value = getattr(tree.modules[key[0]], key[1], MISSING)
                 if type(value) is float and value != frozen:
-                    yield key, (frozen, value)
+                    yield Read(*key), (frozen, value)
 
     def agrees(self, other: StateGuards) -> bool:
         """Return whether a run in the other mode found the same state, as far as both read it, but for the mode."""

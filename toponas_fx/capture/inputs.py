@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.errors import ArgumentError, InputError
 
 _IMAGE_SIZE = 32
@@ -33,12 +34,17 @@ def check_signature(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     return [positional[i] if i < len(positional) else f"args_{i}" for i in range(len(args))]
 
 
-def input_leaves(labels: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors among a call's arguments, in pytree's order, each with a name of its own: an identifier."""
+def input_leaves(
+    labels: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[str, Tensor | RecordedFloat]]:
+    """Yield the tensors among a call's arguments, in pytree's order, each with a name of its own: an identifier.
+
+    Numbers that stay symbolic follow.
+    """
     names: set[str] = set()
-    for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
-        if not isinstance(leaf, Tensor):
-            continue
+    found = pytree.tree_flatten_with_path((args, kwargs))[0]
+    tensors = [item for item in found if isinstance(item[1], Tensor)]
+    for path, leaf in (*tensors, *(item for item in found if isinstance(item[1], RecordedFloat))):
         steps: list[Any] = [getattr(step, "idx", getattr(step, "key", "item")) for step in path]
         words = [labels[steps[1]] if steps[0] == 0 else steps[1], *steps[2:]]
         name = "_".join(str(word) if f"x{word}".isidentifier() else "item" for word in words)

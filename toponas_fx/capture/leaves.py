@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.autograd import Function, Variable
 
+from toponas_fx.capture.expressions import Numbers
 from toponas_fx.capture.owners import MODULE_INTERNALS, is_library
 from toponas_fx.purity import has_global_hooks, is_hooked
 
@@ -36,7 +37,7 @@ class Watcher(Protocol):
     """What the patches report to; ``is_watching`` is False while a leaf runs, ``numbers`` are those kept symbolic."""
 
     is_watching: bool
-    numbers: dict[tuple[str, str], float]
+    numbers: Numbers
 
     def number_read(self, module: nn.Module, name: str, value: float) -> float:
         """An attribute that is a number is read, while some are symbolic."""

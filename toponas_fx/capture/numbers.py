@@ -1,9 +1,10 @@
 """Numbers that stay symbolic: a temperature that is another at each step enters the graph as a value that it reads.
 
-A number that a module holds, and that was seen to change, is handed to forward as a ``float`` that remembers how it was
-reached. Arithmetic with it gives more of these, and torch calls that take one take a node of the graph. What Python
-asks of it is a condition (``if self.drop_prob > 0``): it is asked again at each call. All other uses (``int()``, a
-text, a table looked up by it) hold for this number only; where there is one, the number stays a constant.
+A number that a module holds, or that forward is given, and that was seen to change, is handed to forward as a
+``float`` that remembers how it was reached. Arithmetic with it gives more of these, and torch calls that take one take
+a node of the graph. What Python asks of it is a condition (``if self.drop_prob > 0``): it is asked again at each call.
+All other uses (``int()``, a text, a table looked up by it) hold for this number only; where there is one, the number
+stays a constant.
 """
 
 from __future__ import annotations
@@ -11,136 +12,25 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
 
 from torch import fx
 
-from toponas_fx.capture.tree_index import TreeIndex
-
-Key = tuple[str, str]
-"""Which number: the path of a module, and the name of its attribute."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """A number that a module holds.
-
-    Attributes:
-        path: of the module.
-        name: of its attribute.
-    """
-
-    path: str
-    name: str
-
-    @property
-    def target(self) -> str:
-        """Where a graph reads it."""
-        return f"{self.path}.{self.name}" if self.path else self.name
-
-    def reads(self) -> Iterator[Read]:
-        """Yield itself."""
-        yield self
-
-    def value(self, read: Reader) -> Any:
-        """Return the number."""
-        return read(self)
-
-    def __str__(self) -> str:
-        """Name it."""
-        return f"`{self.path or 'the model'}.{self.name}`"
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What arithmetic makes of numbers.
-
-    Attributes:
-        target: a function of ``operator``.
-        args: what it takes: numbers, read ones, computed ones.
-    """
-
-    target: Callable[..., Any]
-    args: tuple[Any, ...]
-
-    def reads(self) -> Iterator[Read]:
-        """Yield the numbers of modules that it is made of."""
-        for part in self.args:
-            if isinstance(part, Read | Computed):
-                yield from part.reads()
-
-    def value(self, read: Reader) -> Any:
-        """Return the result; ``read`` gives the numbers of modules."""
-        return self.target(*(part.value(read) if isinstance(part, Read | Computed) else part for part in self.args))
-
-    def __str__(self) -> str:
-        """Write it as a call."""
-        return f"{self.target.__name__}({', '.join(map(str, self.args))})"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What Python asked of a number, and the answer that the recorded run got."""
-
-    asked: Computed
-    answer: bool
-
-    def holds(self, read: Reader) -> bool:
-        """Ask again; an error is another answer."""
-        try:
-            return bool(self.asked.value(read)) is self.answer
-        except (ArithmeticError, TypeError, ValueError):
-            return False
-
-
-Reader = Callable[[Read], Any]
-
-
-def present(tree: TreeIndex) -> Reader:
-    """Return what reads the numbers that the modules of a tree have now."""
-    return lambda read: getattr(tree.modules[read.path], read.name)
-
-
-def others_like(
-    numbers: Mapping[Key, float], known: Mapping[Key, Sequence[float]], conditions: Collection[Condition]
-) -> dict[Key, float] | None:
-    """Return other values that numbers may have where all conditions hold; None where there seem to be none.
-
-    Args:
-        numbers: their values, by module path and name.
-        known: values that they had at some time: these come first.
-        conditions: that hold for their values.
-    """
-    found = {}
-    for key, value in numbers.items():
-        tried = [*known.get(key, ()), *(value * factor if value else factor - 1 for factor in _FACTORS)]
-        for other in tried:
-            if other != value and _hold(conditions, {**numbers, key: other}):
-                found[key] = other
-                break
-    return found if found.keys() == numbers.keys() and _hold(conditions, found) else None
-
-
-_FACTORS = (1.5, 0.6, 1.1, 0.9, 1.01, 0.99, 1.001, 0.999)
-
-
-def _hold(conditions: Collection[Condition], numbers: Mapping[Key, float]) -> bool:
-    return all(condition.holds(lambda read: numbers[read.path, read.name]) for condition in conditions)
+from toponas_fx.capture.expressions import Computed, Expression
 
 
 class NumberLog(Protocol):
     """What numbers report to."""
 
-    def emit_number(self, expression: Read | Computed) -> fx.Node:
+    def emit_number(self, expression: Expression) -> fx.Node:
         """Make the node that computes a number."""
 
     def saw_condition(self, asked: Computed, answer: bool) -> None:
         """Python asks something of a number."""
 
-    def saw_value(self, expression: Read | Computed) -> None:
+    def saw_value(self, expression: Expression) -> None:
         """A number is used such that what follows may hold for this one only."""
 
 
@@ -148,14 +38,18 @@ class RecordedFloat(float):
     """A number of the recorded run, with how it is computed in another run."""
 
     _log: NumberLog
-    expression: Read | Computed
+    expression: Expression
 
     @classmethod
-    def of(cls, value: float, log: NumberLog, expression: Read | Computed) -> RecordedFloat:
+    def of(cls, value: float, log: NumberLog, expression: Expression) -> RecordedFloat:
         """Wrap ``value``, which ``expression`` computes."""
         self = cls(value)
         self._log, self.expression = log, expression
         return self
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return float
 
     @property
     def node(self) -> fx.Node:
@@ -245,7 +139,7 @@ for _name in ("is_integer", "hex", "as_integer_ratio", "conjugate", "__getnewarg
 
 _LETTING_THROUGH = frozenset(
     "len isinstance issubclass range enumerate zip list tuple dict set frozenset getattr hasattr setattr min max abs "
-    "sum any all sorted reversed map filter print super type id iter next callable vars property staticmethod float "
+    "sum any all sorted reversed map filter print super id iter next callable vars property staticmethod float "
     "classmethod int bool str repr round pow divmod slice object hash format locals globals __build_class__".split()
 )
 """Python's own functions that ask a number openly, or do nothing with its value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,11 @@ from toponas_fx import ops
 from toponas_fx.capture.advice import HOLD, MAKE, REPEAT, SWITCH
 from toponas_fx.capture.attribute_reads import AttributeReads
 from toponas_fx.capture.draws import why_foreign
+from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.functions import FORBIDDEN, GRAD_MODE, METADATA, canonical, name_of
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.leaves import is_leaf
+from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
 from toponas_fx.capture.quiet import foreign_generators
 from toponas_fx.capture.sizes import RecordedInt
@@ -29,9 +31,6 @@ from toponas_fx.purity import is_hooked
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
-_NO_NUMBERS: Mapping[Any, float] = {}
-
-
 class Recorder(TorchFunctionMode, AttributeReads):
     """Records one forward of ``root`` into ``graph``; see DESIGN section 2.
 
@@ -40,7 +39,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
             it lies in), ``mutates`` (storages it writes), ``grad`` (whether gradients were on), ``scope`` (path of the
             user's module), ``where`` (the user's file and line) and ``origin`` (its own name).
         guards: the Python state that was read.
-        numbers: of modules, those that stay symbolic, with the values that forward sees.
+        numbers: those that stay symbolic, with the values that forward sees.
         entered: paths of all modules that ran.
         known_tensors: identities of the model's tensors before the run.
         looks_at_grad_mode: whether forward may do something else without gradients.
@@ -49,11 +48,12 @@ class Recorder(TorchFunctionMode, AttributeReads):
     """
 
     def __init__(
-        self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False, numbers: Mapping[Any, float] = _NO_NUMBERS
+        self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False, numbers: Numbers = NO_NUMBERS
     ) -> None:
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
-        self.numbers = dict(numbers)
+        self.numbers = numbers
+        self._given_numbers = {}
         self._values = ValueTable(root)
         self.known_tensors = frozenset(self._values.owners)
         self.guards = StateGuards(patched=tree.patched())
@@ -75,9 +75,12 @@ class Recorder(TorchFunctionMode, AttributeReads):
         """The nodes so far."""
         return self._values.graph
 
-    def add_input(self, name: str, tensor: Tensor) -> None:
-        """Make the placeholder of one input tensor."""
-        self._values.give(name, tensor)
+    def add_input(self, name: str, value: Tensor | RecordedFloat) -> None:
+        """Make the placeholder of one input."""
+        if isinstance(value, RecordedFloat):
+            self.give_number(name, value)
+        else:
+            self._values.give(name, value)
 
     def add_output(self, value: Any) -> None:
         """Make the output node."""
