@@ -40,7 +40,7 @@ def test_names_are_the_users_and_unique(mode: str) -> None:
     assert {name for name, _ in fast.named_parameters()} <= set(names)
     assert {name for name, _ in fast.named_buffers()} <= set(names)
     gone = {"share": 2 * 3, "exact": 0}[mode]
-    assert len(original) - len(names) == gone + 2, "three buffers of a norm an edge, and the layer that nobody reads"
+    assert len(original) - len(names) == gone, "three buffers of a norm an edge"
     state = fast.state_dict()
     assert isinstance(state, OrderedDict)
     assert hasattr(state, "_metadata")

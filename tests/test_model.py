@@ -70,12 +70,21 @@ def test_tensors_are_shared_and_the_model_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("mode", ["share", "exact"])
-def test_only_live_parameters_are_listed(mode: str) -> None:
+def test_parameters_that_nothing_reads_stay_until_they_are_retired(mode: str) -> None:
     model, (x, y) = network(), batch()
     fast = toponas_fx.simplify(model, x, mode=mode)
-    names = [name for name, _ in fast.named_parameters()]
+    names, state = [name for name, _ in fast.named_parameters()], dict(fast.state_dict())
     all_names = [name for name, _ in model.named_parameters()]
-    assert names == [name for name in all_names if not name.startswith("auxiliary")], "dead parameters leave"
+    assert names == all_names
+    live = [name for name in all_names if not name.startswith("auxiliary")]
+    assert [name for name, _ in toponas_fx.used_parameters(fast)] == live
+    assert any("does not read `auxiliary.weight` and 1 more" in note for note in fast.report.notes)
+    for wrong, why in (("stem.0.weight", "forward reads `stem"), ("nothing", "no parameter `nothing`")):
+        with pytest.raises(toponas_fx.ArgumentError, match=why):
+            toponas_fx.retire(fast, ["auxiliary.bias", wrong])
+    assert fast.state_dict().keys() == state.keys()
+    toponas_fx.retire(fast, [name for name in all_names if name not in live])
+    assert [name for name, _ in fast.named_parameters()] == live
     assert fast.auxiliary.weight is model.auxiliary.weight
     gradients = torch.autograd.grad(fast._loss(x, y), list(fast.parameters()))
     assert all(gradient is not None for gradient in gradients)
@@ -120,7 +129,7 @@ def test_changed_weights_change_the_output() -> None:
     model, (x, _) = network(), batch()
     fast = toponas_fx.simplify(model, x)
     fast.eval()
-    for _, parameter in fast.named_parameters():
+    for _, parameter in toponas_fx.used_parameters(fast):
         before = fast(x)
         with torch.no_grad():
             parameter.view(-1)[0] += 0.5

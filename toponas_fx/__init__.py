@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toponas_fx.model import SimplifiedModule
     from toponas_fx.report import Report
     from toponas_fx.simplify import explain, restore, simplify, topology
+    from toponas_fx.unread import retire, used_parameters
     from toponas_fx.verdict import Verdict
 
 __all__ = [
@@ -45,8 +46,10 @@ __all__ = [
     "explain",
     "inspection",
     "restore",
+    "retire",
     "simplify",
     "topology",
+    "used_parameters",
 ]
 __version__ = "0.1.0"
 
@@ -56,6 +59,7 @@ _HOMES = {
     "SimplifiedModule": "model",
     "Report": "report",
     "Verdict": "verdict",
+    **dict.fromkeys(("retire", "used_parameters"), "unread"),
     **dict.fromkeys(("explain", "restore", "simplify", "topology"), "simplify"),
 }
 """The modules of the names that type checkers see imported above; the others are errors."""

@@ -152,7 +152,7 @@ def bind(template: SimplifiedModule, model: nn.Module) -> nn.Module:
     for removed, kept in twin.sharing.ties.items():
         owner, _, name = removed.rpartition(".")
         fast.get_submodule(owner)._modules[name] = fast.get_submodule(kept)
-    retire(fast, state.removed)
+    take_out(fast, state.removed)
     watch_layers(fast, twin.sharing)
     twin.tree(fast)
     return fast
@@ -179,7 +179,7 @@ def _shape(module: nn.Module, name: str) -> Any:
     return None if tensor is None else tensor.shape
 
 
-def retire(fast: SimplifiedModule, paths: Iterable[str]) -> None:
+def take_out(fast: SimplifiedModule, paths: Iterable[str]) -> None:
     """Take parameters that no run reads out of ``parameters()``; they stay readable as plain attributes."""
     for path in list(paths):
         owner, _, name = path.rpartition(".")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from toponas_fx.assembly import assemble, retire
+from toponas_fx.assembly import assemble
 from toponas_fx.capture.inputs import Inputs, inputs_of, is_given
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.compiler import build_program
@@ -36,7 +36,7 @@ from toponas_fx.sampling import check_steady
 from toponas_fx.tree import copy_tree
 from toponas_fx.tuning import tune as measure_alternatives
 from toponas_fx.unmixed import why_unmixed
-from toponas_fx.unread import unread_parameters
+from toponas_fx.unread import note_on_unread
 
 
 def simplify(
@@ -140,7 +140,7 @@ def _simplified(
         notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes, *told]
         notes += [_taken(fast)] if fast._toponas_taken else []
         if raw is not None:
-            retire(fast, unread_parameters(fast, inputs))
+            notes += note_on_unread(fast)
             after = records[-1].after if records else before
             fast._toponas.unmeasured = None if inferred else inputs
     finally:

@@ -37,7 +37,7 @@ class State:
         batch_decides: for the same, whether another batch was seen to take another path.
         numbers: those that were seen to change, with two of their values; captures keep them symbolic.
         held_numbers: those with which that was tried in vain.
-        removed: parameters that no run reads, by path; they left ``parameters()``.
+        removed: parameters that were retired, by path; they left ``parameters()``.
         working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
         report: the report.

@@ -1,98 +1,92 @@
-"""Which parameters nothing reads: neither a program of the model nor a method of the user's besides forward."""
+"""Which parameters the programs of a model read, and how those that none reads leave it on request.
+
+Forward may read another parameter in a later call: a head behind a keyword, or one for inputs that it has not met. So
+all stay in ``parameters()``, where an optimizer and a checkpoint find them, except those that sharing replaced.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import CodeType, FunctionType
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from toponas_fx.capture.inputs import Inputs
+from toponas_fx.assembly import take_out
 from toponas_fx.capture.owners import TensorPath, walk_value
+from toponas_fx.errors import ArgumentError
 from toponas_fx.model import SimplifiedModule
 
 
-def unread_parameters(fast: SimplifiedModule, inputs: Inputs) -> list[str]:
-    """Return the paths of parameters that no program reads and no change of state could bring back.
+def used_parameters(fast: SimplifiedModule) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that forward has read so far, as ``named_parameters()`` lists them.
 
-    One that the inputs are made from is read, and so is one that another method of the user's may use: a loss that
-    adds an auxiliary head, say, which forward never runs.
+    Each gets a gradient in every step, which ``DistributedDataParallel`` asks for without
+    ``find_unused_parameters=True``, and ``torch.autograd.grad`` without ``allow_unused=True``.
 
     Args:
-        fast: the model after its training and evaluation captures.
-        inputs: what it was captured with.
+        fast: what ``simplify`` returned.
+
+    Returns:
+        Those that a captured call reads after rewriting; all where a kind of call runs as its user wrote it.
     """
+    _check(fast)
     state = fast._toponas
-    if state.as_written or any(program.has_guards or program.guards.depends_on_state for program in state.programs):
+    if state.as_written:
+        return list(fast.named_parameters())
+    read = {id(tensor) for program in state.programs for tensor in _tensors_of(fast, program.graph)}
+    return [(name, parameter) for name, parameter in fast.named_parameters() if id(parameter) in read]
+
+
+def retire(fast: SimplifiedModule, names: Iterable[str]) -> None:
+    """Take parameters that forward does not read out of ``parameters()``; they stay readable as plain attributes.
+
+    Checkpoints of the original are accepted as before, and ``restore`` brings the parameters back. If a later call
+    reads one after all, it reads what it was, untrained.
+
+    Args:
+        fast: what ``simplify`` returned.
+        names: of the parameters, as ``named_parameters()`` tells them.
+
+    Raises:
+        ArgumentError: a name is no parameter's, or a program reads the parameter; nothing is changed then.
+    """
+    chosen = [names] if isinstance(names, str) else list(names)
+    used = {name for name, _ in used_parameters(fast)}
+    known = {name for name, _ in fast.named_parameters()}
+    for name in chosen:
+        if name not in known:
+            raise ArgumentError(f"retire: the model has no parameter `{name}`")
+        if name in used:
+            raise ArgumentError(f"retire: forward reads `{name}`")
+    take_out(fast, chosen)
+
+
+def note_on_unread(fast: SimplifiedModule) -> list[str]:
+    """Return a sentence on the parameters that no captured call reads, or none where all are read."""
+    used = {name for name, _ in used_parameters(fast)}
+    unread = [name for name, _ in fast.named_parameters() if name not in used]
+    if not unread:
         return []
-    read = set(_sources(inputs))
-    for program in state.programs:
-        for node in program.graph.nodes:
-            if node.op == "call_module":
-                read.update(id(parameter) for parameter in fast.get_submodule(str(node.target)).parameters())
-            elif node.op == "get_attr":
-                value = _attribute(fast, str(node.target))
-                read.update(map(id, value.parameters() if isinstance(value, nn.Module) else [value]))
-            read.update(id(tensor) for tensor in _tensors_in(fast, node))
-    entered = {path for program in state.programs for path in program.entered}
-    unread = [path for path, parameter in fast.named_parameters() if id(parameter) not in read]
-    return [path for path in unread if not _is_named_elsewhere(fast, path, entered)]
+    more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+    return [
+        f"forward as captured does not read `{unread[0]}`{more}: they stay in parameters(), without a gradient; "
+        "toponas_fx.used_parameters(fast) has the others, toponas_fx.retire(fast, names) takes some out"
+    ]
 
 
-def _sources(inputs: Any) -> Iterator[int]:
-    """Yield the identities of the leaves that the inputs' tensors are computed from."""
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    yield from map(id, tensors)
-    seen: set[Any] = set()
-    queue = [tensor.grad_fn for tensor in tensors]
-    while queue:
-        function: Any = queue.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        if hasattr(function, "variable"):
-            yield id(function.variable)
-        queue += [parent for parent, _ in function.next_functions]
+def _check(fast: Any) -> None:
+    if not isinstance(fast, SimplifiedModule):
+        raise ArgumentError(f"expected what simplify returned, not {type(fast).__name__}")
 
 
-def _is_named_elsewhere(fast: SimplifiedModule, path: str, entered: set[str]) -> bool:
-    """Tell whether a method besides forward names the parameter, or the outermost module with it that never ran."""
-    names = path.split(".")
-    depth = 0
-    while depth < len(names) - 1 and _runs(".".join(names[: depth + 1]), entered):
-        depth += 1
-    owner = fast.get_submodule(".".join(names[:depth]))
-    kind = fast._toponas.user_class if owner is fast else type(owner)
-    return any(names[depth] in _names(code) for code in _methods(kind))
-
-
-def _runs(path: str, entered: set[str]) -> bool:
-    return any(other == path or other.startswith(f"{path}.") for other in entered)
-
-
-def _methods(kind: type) -> Iterator[CodeType]:
-    """Yield the code of the user's methods and properties that a search may call, forward apart."""
-    for owner in kind.__mro__:
-        for name, value in vars(owner).items() if owner.__module__.split(".")[0] != "torch" else ():
-            value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-            if isinstance(value, FunctionType) and name not in ("forward", "__init__"):
-                yield value.__code__
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
-    return set(code.co_names).union(*inner)
-
-
-def _tensors_in(fast: SimplifiedModule, node: fx.Node) -> Iterator[Tensor]:
-    """Yield the tensors that a read of a list, dict or object of the model may reach."""
-    if node.op == "get_attr" and "type" not in node.meta:
-        for _, tensor in walk_value(_attribute(fast, str(node.target)), TensorPath("")):
-            yield tensor
-
-
-def _attribute(fast: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(fast.get_submodule(owner), name)
+def _tensors_of(fast: SimplifiedModule, graph: fx.Graph) -> Iterator[Tensor]:
+    """Yield the tensors of the model that a graph reads."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            yield from fast.get_submodule(str(node.target)).parameters()
+        elif node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            value = getattr(fast.get_submodule(owner), name)
+            yield from value.parameters() if isinstance(value, nn.Module) else [value]
+            if "type" not in node.meta:  # a list, dict or object of the model
+                yield from (tensor for _, tensor in walk_value(value, TensorPath("")))

@@ -58,8 +58,7 @@ class Capture:
     @property
     def keeps_numbers(self) -> bool:
         """True where nothing in it holds for the values of these numbers only, as far as it shows in one run."""
-        guards = self.guards
-        return not guards.fixed_numbers and not any((n.path, n.name) in guards.attributes for n in guards.numbers)
+        return not self.guards.fixed_numbers
 
 
 def capture(
