@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
+import marshal
 import math
+import statistics
+import struct
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -43,6 +49,7 @@ class Net(nn.Module):
         self.alphas = nn.Parameter(torch.tensor([0.5, -1.0, 1.5]))
         self.use = use
         self.t = 1.0
+        self.kept = math.fabs
         self.table = {True: 0.5, False: 2.0}
         self.double()
 
@@ -80,6 +87,14 @@ def scheduled(m: Net, x: Tensor) -> Tensor:
     return soft(m, x, 1 + warm * m.scale)
 
 
+def caught(m: Net, x: Tensor) -> Tensor:
+    try:
+        factor = 1 / m.t
+    except ZeroDivisionError:
+        factor = 5.0
+    return soft(m, x, 2 + factor)
+
+
 STAY_SYMBOLIC = {
     "divided": lambda m, x: soft(m, x, m.t),
     "inverse of a property": lambda m, x: m.mix(x, F.softmax(m.alphas * m.inverse, 0)),
@@ -102,6 +117,9 @@ STAY_SYMBOLIC = {
     "any of several": lambda m, x: soft(m, x, sorted([m.t, 1.0, 0.5])[1]),
     "true or not": lambda m, x: soft(m, x, m.t or 1.0),
     "a float": lambda m, x: soft(m, x, m.t if isinstance(m.t, float) else 3.0),
+    "errors caught": caught,
+    "read as one": lambda m, x: soft(m, x, m.t if m.t is m.t else 3.0),
+    "kept in a list": lambda m, x: soft(m, x, [m.t, m.t * 2, (m.t, 1)][1]),
     "a chain": lambda m, x: soft(m, x, 1.0 if 0.7 < m.t < 1.3 else 2.0),
 }
 
@@ -112,6 +130,11 @@ def by_text(m: Net, x: Tensor) -> Tensor:
 
 def by_old_text(m: Net, x: Tensor) -> Tensor:
     return soft(m, x, {"2": 4.0}.get("%.0f" % m.t, 1.0))  # noqa: UP031
+
+
+@functools.lru_cache(None)
+def remembered(t: float) -> float:
+    return t * 2 + 1
 
 
 BECOME_CONSTANTS = {
@@ -139,5 +162,17 @@ BECOME_CONSTANTS = {
     "a table of attributes, too": lambda m, x: soft(m, x, m.t + vars(m)["t"]),
     "its type": lambda m, x: soft(m, x, m.t if type(m.t) is float else 3.0),
     "its class": lambda m, x: soft(m, x, m.t if m.t.__class__ is float else 3.0),
+    "a method of float": lambda m, x: soft(m, x, 2.0 if float.__lt__(1.2, m.t) is True else 1.0),
+    "a method of a number": lambda m, x: soft(m, x, 2.0 if (1.2).__lt__(m.t) else 1.0),
+    "written and read": lambda m, x: soft(m, x, 2.0 if json.loads(json.dumps([m.t]))[0] > 1.2 else 1.0),
+    "packed": lambda m, x: soft(m, x, 2.0 if struct.unpack("d", struct.pack("d", m.t))[0] > 1.2 else 1.0),
+    "what only a float can be": lambda m, x: soft(m, x, marshal.loads(marshal.dumps(m.t))),
+    "a mean": lambda m, x: soft(m, x, statistics.mean([m.t, m.t])),
+    "made by its type": lambda m, x: soft(m, x, type(m.t)(m.t) * 2),
+    "remembered": lambda m, x: soft(m, x, remembered(m.t)),
+    "read behind its back": lambda m, x: soft(m, x, object.__getattribute__(m, "t")),
+    "read of its class": lambda m, x: soft(m, x, inspect.getattr_static(m, "t")),
+    "a function kept": lambda m, x: soft(m, x, 2.0 if m.kept(m.t) > 1.2 else 1.0),
+    "a factor of a size": lambda m, x: soft(m, x, x.size(1) * m.t + (1.0 if x.size(0) > m.t else 2.0)),
     "whole": lambda m, x: soft(m, x, 2.0 if (m.t + 0.7).is_integer() else 1.0),
 }

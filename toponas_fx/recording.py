@@ -109,21 +109,25 @@ def _whole(
 ) -> Recording:
     """Capture a call with its own batch; with numbers that stay symbolic where two of their values take one path."""
     held: Iterable[Source] = ()
-    if numbers:
-        first = capture(fast, forward, *inputs, numbers)
+    first = _capture_with(fast, forward, inputs, numbers) if numbers else None
+    if first is not None:
         others = others_like(numbers, known, first.guards.conditions)
-        if others is not None and first.keeps_numbers and _takes_path(first, fast, forward, inputs, others):
-            return Recording(first, inputs, is_whole=True)
+        if others is not None and first.keeps_numbers:
+            second = _capture_with(fast, forward, inputs, others)
+            if second is not None and is_same_path(first, second):
+                return Recording(first, inputs, is_whole=True)
         held = first.guards.fixed_numbers or (() if others is None else numbers)
+    elif numbers:
+        held = numbers
     return Recording(capture(fast, forward, *inputs), inputs, is_whole=True, held=frozenset(held))
 
 
-def _takes_path(first: Capture, fast: nn.Module, forward: Callable[..., Any], inputs: Inputs, numbers: Numbers) -> bool:
-    """Return whether forward takes the path of a run with other numbers, too."""
+def _capture_with(fast: nn.Module, forward: Callable[..., Any], inputs: Inputs, numbers: Numbers) -> Capture | None:
+    """Capture a call with symbolic numbers; None where it fails, which a call with plain ones need not."""
     try:
-        return is_same_path(first, capture(fast, forward, *inputs, numbers))
-    except Exception:  # other numbers may be wrong now: nobody asked for them
-        return False
+        return capture(fast, forward, *inputs, numbers)
+    except Exception:  # what is no plain float may be refused, and other values may be wrong: nobody asked for them
+        return None
 
 
 def capture_small(

@@ -103,6 +103,22 @@ def _capture(
 ) -> Capture:
     tree = TreeIndex.of(root)
     recorder = Recorder(root, tree, finds_draws, numbers)
+    try:
+        return _recorded(recorder, tree, root, forward, args, kwargs, labels)
+    finally:
+        recorder.is_live = False
+
+
+def _recorded(
+    recorder: Recorder,
+    tree: TreeIndex,
+    root: nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    labels: list[str],
+) -> Capture:
+    finds_draws, numbers = recorder.finds_draws, recorder.numbers
     code = CodeWatcher(recorder, tree, DrawFinder() if finds_draws else None)
     has_gradients = torch.is_grad_enabled()
     with (

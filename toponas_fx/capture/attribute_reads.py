@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -13,7 +14,7 @@ from toponas_fx.capture.advice import REPEAT, WRITE
 from toponas_fx.capture.expressions import Computed, Condition, Expression, Given, Numbers, Read
 from toponas_fx.capture.frozen import INHERITED, MISSING, freeze
 from toponas_fx.capture.guards import StateGuards
-from toponas_fx.capture.numbers import RecordedFloat
+from toponas_fx.capture.numbers import RecordedFloat, looks_inside
 from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.pausing import Pause
@@ -28,6 +29,7 @@ class AttributeReads:
     Attributes:
         guards: the Python state that was read.
         numbers: those that stay symbolic, with the values that forward sees.
+        is_live: False once the run has ended.
         is_watching: False while a leaf runs or the recorder works.
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
@@ -36,7 +38,9 @@ class AttributeReads:
     is_watching: bool
     tracer: Any
     numbers: Numbers
+    is_live: bool
     _given_numbers: dict[Expression, fx.Node]
+    _read_numbers: dict[Expression, RecordedFloat]
     _paths: dict[int, str]
     _values: ValueTable
     _tables: list[tuple[nn.Module, dict[str, Any]]]
@@ -60,6 +64,8 @@ class AttributeReads:
         ):
             self._saw_method(module, path, name)
             return
+        if self.numbers and (looks_inside(value) or any(map(looks_inside, _inside(value)))):
+            self.guards.fixed_numbers.update(self.numbers)
         is_known = (path, name) in self.guards.attributes
         if is_known and (type(value) in _ATOMS or isinstance(value, nn.Module)):
             return
@@ -80,8 +86,10 @@ class AttributeReads:
         if source not in self.numbers:
             self.saw_read(module, name, value)
             return value
-        self.guards.numbers.setdefault(source, user_location())
-        return RecordedFloat.of(self.numbers[source], self, source)
+        if source not in self.guards.numbers:
+            self.guards.numbers[source] = user_location()
+            self._read_numbers[source] = RecordedFloat.of(self.numbers[source], self, source)
+        return self._read_numbers[source]
 
     def with_numbers(self, arguments: Any) -> Any:
         """Return a call's arguments with those numbers that stay symbolic."""
@@ -110,7 +118,7 @@ class AttributeReads:
                 node = self._values.graph.call_function(expression.target, tuple(parts))
             return self._values.annotate(node, None, ())
 
-    def saw_condition(self, asked: Computed, answer: bool) -> None:
+    def saw_condition(self, asked: Computed, answer: bool | type) -> None:
         """Note what Python asks of a number."""
         if self.is_watching:
             self.guards.conditions[Condition(asked, answer)] = user_location()
@@ -169,3 +177,10 @@ class AttributeReads:
             self.guards.attributes.pop((self._paths[id(module)], name), None)  # no condition of what follows
             owner = f"`{self._paths[id(module)]}`" if self._paths[id(module)] else "the model"
             raise self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Return what a container of Python's own holds."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else ()

@@ -23,7 +23,7 @@ from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.frozen import freeze
 from toponas_fx.capture.functions import GRAD_MODE
 from toponas_fx.capture.guards import follow
-from toponas_fx.capture.numbers import may_hide
+from toponas_fx.capture.numbers import UNSEEN_READS, may_hide
 from toponas_fx.capture.outside import (
     held_by,
     imported,
@@ -151,6 +151,8 @@ class CodeWatcher:
             self._note_reached(code, frame.f_globals, where)
         if isinstance(first, nn.Module):
             self._note_class(first, code, where)
+            if not UNSEEN_READS.isdisjoint(names_of(code)):
+                self._recorder.saw_table(first, vars(first))
         elif is_users(first) and id(first) not in self._made:
             self._note_object(first, code, where)
         if code.co_freevars and not _is_nested(frame):

@@ -97,15 +97,21 @@ Expression = Read | Given | Computed
 
 @dataclass(frozen=True)
 class Condition:
-    """What Python asked of a number, and the answer that the recorded run got."""
+    """What Python asked of a number, and the answer that the recorded run got; ``float`` where one was computed."""
 
     asked: Computed
-    answer: bool
+    answer: bool | type
+
+    @property
+    def told(self) -> str:
+        """The answer, in words."""
+        return f"was {self.answer}" if isinstance(self.answer, bool) else "was a float"
 
     def holds(self, read: Reader) -> bool:
         """Ask again; an error is another answer."""
         try:
-            return bool(self.asked.value(read)) is self.answer
+            value = self.asked.value(read)
+            return value is self.answer or type(value) is self.answer
         except (ArithmeticError, TypeError, ValueError):
             return False
 

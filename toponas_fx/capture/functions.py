@@ -89,10 +89,17 @@ def canonical(
         return "call_function", _OPERATORS[name], args, kwargs
     if not kwargs and name in _REFLECTED and len(args) == 2:
         return "call_function", _REFLECTED[name], (args[1], args[0]), kwargs
+    if isinstance(func, FunctionType) and func.__module__ == "torch._tensor" and not _is_method(func):
+        return "call_method", _own_name(func), args, kwargs
     if name == "new" and any(isinstance(value, torch.Size) for value in args):
         name = "new_empty"
     args, kwargs = _without_sizes(args), _without_sizes(kwargs)
     return ("call_method", name, args, kwargs) if _is_method(func) else ("call_function", func, args, kwargs)
+
+
+def _own_name(func: Any) -> str:
+    """Return the name that a tensor has for a wrapped function: ``__pow__`` is called ``pow``, which is another."""
+    return next((name for name, value in vars(Tensor).items() if value is func), name_of(func))
 
 
 def _without_sizes(value: Any) -> Any:

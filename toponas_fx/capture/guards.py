@@ -144,7 +144,7 @@ class StateGuards:
                 return Change(str(source), "was a float", where, (source.path, source.name))
         for condition, where in self.conditions.items():
             if not condition.holds(read):
-                return Change(f"{condition.asked}", f"was {condition.answer}", where, (condition,))
+                return Change(f"{condition.asked}", condition.told, where, (condition,))
         return None
 
     def first_constant(self, tree: TreeIndex) -> Change | None:

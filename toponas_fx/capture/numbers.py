@@ -13,22 +13,28 @@ import functools
 import operator
 import re
 from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
 from torch import fx
 
 from toponas_fx.capture.expressions import Computed, Expression
+from toponas_fx.capture.frozen import MISSING
+from toponas_fx.capture.owners import is_library
+from toponas_fx.capture.sizes import RecordedInt
 
 
 class NumberLog(Protocol):
     """What numbers report to."""
 
+    is_live: bool
+    """False once the recorded run has ended: a number that somebody kept is a plain one from then on."""
+
     def emit_number(self, expression: Expression) -> fx.Node:
         """Make the node that computes a number."""
 
-    def saw_condition(self, asked: Computed, answer: bool) -> None:
-        """Python asks something of a number."""
+    def saw_condition(self, asked: Computed, answer: bool | type) -> None:
+        """Python asks something of a number, and gets an answer; or computes what is a float for some numbers only."""
 
     def saw_value(self, expression: Expression) -> None:
         """A number is used such that what follows may hold for this one only."""
@@ -40,10 +46,14 @@ class RecordedFloat(float):
     _log: NumberLog
     expression: Expression
 
+    def __new__(cls, value: Any = 0.0) -> Any:
+        """Make a plain number, as code does that calls the type of one."""
+        return float(value)
+
     @classmethod
     def of(cls, value: float, log: NumberLog, expression: Expression) -> RecordedFloat:
         """Wrap ``value``, which ``expression`` computes."""
-        self = cls(value)
+        self = float.__new__(cls, value)
         self._log, self.expression = log, expression
         return self
 
@@ -52,13 +62,14 @@ class RecordedFloat(float):
         return float
 
     @property
-    def node(self) -> fx.Node:
-        """The node that computes this number."""
-        return self._log.emit_number(self.expression)
+    def argument(self) -> fx.Node | float:
+        """The node that computes this number; the number itself once its run has ended."""
+        return self._log.emit_number(self.expression) if self._log.is_live else plain_float(self)
 
     def used(self) -> float:
         """Note that it is used as a number that stays as it is, and return that."""
-        self._log.saw_value(self.expression)
+        if self._log.is_live:
+            self._log.saw_value(self.expression)
         return plain_float(self)
 
     def __reduce__(self) -> Any:
@@ -84,23 +95,34 @@ def _plain(number: Any) -> Any:
 
 
 def _expression(number: Any) -> Any:
-    return number.expression if isinstance(number, RecordedFloat) else number
+    if type(number) is not RecordedFloat:
+        return number
+    return number.expression if number._log.is_live else plain_float(number)
 
 
 def _compute(target: Callable[..., Any], *numbers: Any) -> Any:
     """Compute with numbers, of which one at least is recorded."""
+    numbers = tuple(float(number) if type(number) is RecordedInt else number for number in numbers)
     if not all(type(number) in (int, float, bool, RecordedFloat) for number in numbers):
         return NotImplemented
     value = target(*map(_plain, numbers))
-    log = next(number._log for number in numbers if isinstance(number, RecordedFloat))
+    log = next((number._log for number in numbers if type(number) is RecordedFloat and number._log.is_live), None)
+    if log is None:
+        return value
     expression = Computed(target, tuple(map(_expression, numbers)))
     if type(value) is float:
+        if target in _PARTIAL:
+            log.saw_condition(expression, float)
         return RecordedFloat.of(value, log, expression)
     if type(value) is bool:
         log.saw_condition(expression, value)
     else:  # a power may be complex
         log.saw_value(expression)
     return value
+
+
+_PARTIAL = (operator.truediv, operator.floordiv, operator.mod, operator.pow)
+"""Arithmetic that is an error, or no float, for some numbers."""
 
 
 def _arithmetic(name: str) -> None:
@@ -127,8 +149,9 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     _arithmetic(_name)
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     _question(_name)
-for _name, _target in (("neg", operator.neg), ("pos", operator.pos), ("abs", operator.abs), ("bool", operator.truth)):
+for _name, _target in (("neg", operator.neg), ("abs", operator.abs), ("bool", operator.truth)):
     _unary(f"__{_name}__", _target)
+RecordedFloat.__pos__ = lambda self: self  # type: ignore[method-assign]
 for _name in ("float", "int", "trunc", "floor", "ceil", "round", "hash", "repr", "str", "format", "divmod", "rdivmod"):
     _used(f"__{_name}__")
 for _name in ("real", "imag"):
@@ -145,19 +168,16 @@ _LETTING_THROUGH = frozenset(
 """Python's own functions that ask a number openly, or do nothing with its value."""
 _OPEN = frozenset(
     "torch torchvision toponas_fx typing itertools functools collections logging warnings contextlib copy enum abc "
-    "dataclasses types __future__".split()
+    "dataclasses types argparse __future__".split()
 )
 """Libraries whose functions do so too."""
-_OF_NUMBERS = ("numpy", "scipy", "statistics", "decimal", "fractions")
-"""Libraries whose functions and classes, in Python too, lead to C at once."""
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range, type(None), type(...))
 _FORMAT = re.compile(r"%[-+ #0-9.*]*[a-zA-Z]")
-
-
-def _owner(value: Any) -> str:
-    """Return the library that a value is of, by its first name."""
-    held = getattr(value, "__self__", None)
-    of_held = held.__name__ if isinstance(held, ModuleType) else getattr(held, "__module__", None)
-    return str(getattr(value, "__module__", None) or of_held or "").split(".")[0]
+UNSEEN_READS = frozenset("__getattribute__ __getstate__ __reduce__ __reduce_ex__ getattr_static copy deepcopy".split())
+"""Names of what reads the attributes of a module behind its back."""
+_ASKING = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __repr__ __str__ __format__"
+_METHODS = (frozenset(dir(float)) - frozenset(dir(object))) | frozenset(_ASKING.split()) | UNSEEN_READS
+"""Methods of numbers, which code that calls them by name may take from another type than a recorded one's."""
 
 
 def may_hide(code: CodeType, reached: Iterator[tuple[tuple[str, ...], Any]]) -> bool:
@@ -167,17 +187,36 @@ def may_hide(code: CodeType, reached: Iterator[tuple[tuple[str, ...], Any]]) -> 
         code: of the user's, that ran.
         reached: what its names lead to.
     """
-    texts = (text for text in code.co_consts if isinstance(text, str))
-    return any(_FORMAT.search(text) for text in texts) or any(_looks_inside(value) for _, value in reached)
+    texts = (text for text in code.co_consts if isinstance(text, str | bytes))
+    if any(_FORMAT.search(text if isinstance(text, str) else text.decode("latin1")) for text in texts):
+        return True
+    return not _METHODS.isdisjoint(code.co_names) or any(looks_inside(value) for _, value in reached)
 
 
-def _looks_inside(value: Any) -> bool:
-    """Tell whether a function or class may take the value of a number that it is given, unseen."""
-    owner, kind = _owner(value), type(value).__name__
-    if owner in _OPEN or (owner == "builtins" and getattr(value, "__name__", "") in _LETTING_THROUGH):
+def looks_inside(value: Any) -> bool:
+    """Tell whether a value that forward reaches may take the value of a number, unseen: what is not known to be open.
+
+    Known are code of the user's, which is looked at itself, torch, plain values and containers, and what asks openly.
+    """
+    if isinstance(value, _PLAIN) or value is MISSING:
         return False
-    if isinstance(value, type):
-        return owner in ("builtins", *_OF_NUMBERS) and not issubclass(value, BaseException)
-    if isinstance(value, FunctionType):
-        return owner in _OF_NUMBERS
-    return isinstance(value, BuiltinFunctionType) or kind == "ufunc"
+    if isinstance(value, functools.partial | MethodType):
+        return looks_inside(value.func if isinstance(value, functools.partial) else value.__func__)
+    owner = _owner(value)
+    if owner in _OPEN or not is_library(owner):
+        return False
+    if owner == "builtins":
+        is_error = isinstance(value, type) and issubclass(value, BaseException)
+        return not is_error and getattr(value, "__name__", "") not in _LETTING_THROUGH
+    return not isinstance(value, ModuleType)
+
+
+def _owner(value: Any) -> str:
+    """Return the library that a function, a class, or the class of another value is of, by its first name."""
+    if isinstance(value, ModuleType):
+        return value.__name__.split(".")[0]
+    if not isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return type(value).__module__.split(".")[0]
+    held = getattr(value, "__self__", None)
+    of_held = held.__name__ if isinstance(held, ModuleType) else getattr(held, "__module__", None)
+    return str(getattr(value, "__module__", None) or of_held or "builtins").split(".")[0]

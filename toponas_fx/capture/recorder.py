@@ -41,6 +41,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         guards: the Python state that was read.
         numbers: those that stay symbolic, with the values that forward sees.
         entered: paths of all modules that ran.
+        finds_draws: whether draws are looked for call by call.
         known_tensors: identities of the model's tensors before the run.
         looks_at_grad_mode: whether forward may do something else without gradients.
         is_watching: False while a leaf runs or the recorder works.
@@ -53,7 +54,8 @@ class Recorder(TorchFunctionMode, AttributeReads):
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
         self.numbers = numbers
-        self._given_numbers = {}
+        self.is_live = True
+        self._given_numbers, self._read_numbers = {}, {}
         self._values = ValueTable(root)
         self.known_tensors = frozenset(self._values.owners)
         self.guards = StateGuards(patched=tree.patched())
@@ -66,7 +68,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         self._paths = tree.paths
         self._tables = []
         self._unsteady: dict[int, Tensor] = {}
-        self._finds_draws = finds_draws
+        self.finds_draws = finds_draws
         self._generators = foreign_generators()
         self._modes = present_modes()
 
@@ -232,7 +234,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         if modes != self._modes:
             name = next(n for n, before, now in zip(MODES, self._modes, modes, strict=True) if now != before)
             raise self._values.fail(f"{name} is switched inside forward; {SWITCH}")
-        if self._finds_draws:
+        if self.finds_draws:
             self._check_generators(" before this line")
 
     def _check_generators(self, place: str) -> None:

@@ -109,8 +109,10 @@ class ValueTable:
         if isinstance(value, Tensor):
             node = self._nodes.get(id(value)) or self._read(value)
             return self._detached(value, node) if _is_left_out(value, node) else node
-        if isinstance(value, RecordedInt | RecordedFloat):
+        if isinstance(value, RecordedInt):
             return value.node
+        if type(value) is RecordedFloat:
+            return value.argument
         if isinstance(value, _PLAIN_TYPES):
             return _base_value(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
