@@ -136,7 +136,8 @@ class StateGuards:
 
     def first_value(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
         """Return the first value that is no longer as recorded, or None where all hold."""
-        return self._first_number(present(tree, given)) or self.first_constant(tree)
+        is_open = self.numbers or self.conditions
+        return (self._first_number(present(tree, given)) if is_open else None) or self.first_constant(tree)
 
     def _first_number(self, read: Reader) -> Change | None:
         for source, where in self.numbers.items():
