@@ -14,7 +14,7 @@ from torch import Tensor
 
 import toponas_fx
 from exactness import assert_runs_like, counted_captures, image, no_capture
-from number_uses import BECOME_CONSTANTS, RISING, STAY_SYMBOLIC, Net, cells, path
+from number_uses import BECOME_CONSTANTS, RISING, STAY_SYMBOLIC, Net, cells, path, soft
 
 
 def follow(model: Any, fast: Any, values: Iterable[Any], x: Tensor) -> None:
@@ -54,6 +54,65 @@ def test_a_number_that_is_looked_into_is_never_stale(use: str) -> None:
     model, x = Net(BECOME_CONSTANTS[use]), image(4)
     fast = toponas_fx.simplify(model, x, mode="exact")
     follow(model, fast, [*RISING, *reversed(RISING), 0.301, 0.302, 1.0, 1.32, 1.33], x)
+
+
+@pytest.mark.filterwarnings("ignore:.*shares modules from this call on:UserWarning")
+@pytest.mark.parametrize("use", STAY_SYMBOLIC)
+def test_numbers_in_the_shared_mode(use: str) -> None:
+    model, x = Net(STAY_SYMBOLIC[use]), image(4)
+    model.alphas.data.abs_()  # weights of both signs share differently: see group_weight
+    fast = toponas_fx.simplify(model, x)
+    for value in (*RISING, 1, 0.35, 1.45):
+        fast.t = value
+        found = []
+        for run in (fast, fast.reference):
+            torch.manual_seed(0)
+            given = x.clone().requires_grad_()
+            try:
+                y = run(given)
+            except (ArithmeticError, RuntimeError) as error:
+                found.append([type(error)])
+                continue
+            found.append([y, *torch.autograd.grad(y.square().sum(), [given, fast.alphas], allow_unused=True)])
+        for left, right in zip(*found, strict=True):
+            assert left is right or torch.allclose(left, right, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+@pytest.mark.parametrize("use", ["divided", "a path taken", "clipped", "gumbel"])
+def test_numbers_under_torch_compile(use: str) -> None:
+    model, x = Net(STAY_SYMBOLIC[use]), image(4)
+    fast = toponas_fx.simplify(model, x, mode="exact")
+    compiled = torch.compile(fast, backend="eager")
+    for value in RISING[:6]:
+        fast.t = model.t = value
+        found = []
+        for run in (compiled, model):
+            torch.manual_seed(0)
+            found.append(torch.autograd.grad(run(x).square().sum(), model.alphas)[0])
+        assert torch.allclose(*found, rtol=1e-9)
+
+
+def test_errors_that_two_values_have_in_common_are_asked_about_too() -> None:
+    def overflowing(m: Net, x: Tensor) -> Tensor:
+        try:
+            return m.mix(x, m.alphas * (m.t**999 > 0))
+        except OverflowError:
+            return x * m.alphas[0]
+
+    model, x = Net(overflowing), image(4)
+    fast = toponas_fx.simplify(model, x, mode="exact")
+    follow(model, fast, (5.0, 6.0, 7.0, 1.0, 0.5, 8.0, 0.7), x)
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps changing:UserWarning")
+def test_a_number_that_is_asked_without_end_stays_a_constant() -> None:
+    def stepped(m: Net, x: Tensor) -> Tensor:
+        return soft(m, x, 1 + sum(m.t > step / 100 for step in range(200)))
+
+    model, x = Net(stepped), image(4)
+    fast = toponas_fx.simplify(model, x, mode="exact")
+    follow(model, fast, RISING, x)
+    assert not any(program.guards.conditions for program in fast._toponas.programs)
 
 
 def test_sixty_temperatures_in_sixty_steps_in_the_shared_mode(monkeypatch: pytest.MonkeyPatch) -> None:

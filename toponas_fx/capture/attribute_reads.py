@@ -20,6 +20,8 @@ from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.pausing import Pause
 from toponas_fx.capture.values import ValueTable, user_location
 
+_CONDITIONS = 64
+"""Questions about numbers that are asked again at each call; where there are more, numbers stay constants."""
 _ATOMS = frozenset((int, float, complex, str, bytes, bool, type(None)))
 
 
@@ -122,6 +124,8 @@ class AttributeReads:
         """Note what Python asks of a number."""
         if self.is_watching:
             self.guards.conditions[Condition(asked, answer)] = user_location()
+            if len(self.guards.conditions) > _CONDITIONS:
+                self.guards.fixed_numbers.update(self.numbers)
 
     def saw_value(self, expression: Expression) -> None:
         """Note that a number is used such that it may not stay symbolic."""

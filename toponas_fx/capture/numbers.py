@@ -105,7 +105,13 @@ def _compute(target: Callable[..., Any], *numbers: Any) -> Any:
     numbers = tuple(float(number) if type(number) is RecordedInt else number for number in numbers)
     if not all(type(number) in (int, float, bool, RecordedFloat) for number in numbers):
         return NotImplemented
-    value = target(*map(_plain, numbers))
+    try:
+        value = target(*map(_plain, numbers))
+    except ArithmeticError:  # which the code may catch, and go another way
+        for number in numbers:
+            if type(number) is RecordedFloat:
+                number.used()
+        raise
     log = next((number._log for number in numbers if type(number) is RecordedFloat and number._log.is_live), None)
     if log is None:
         return value
