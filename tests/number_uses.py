@@ -165,6 +165,9 @@ BECOME_CONSTANTS = {
     "a method of float": lambda m, x: soft(m, x, 2.0 if float.__lt__(1.2, m.t) is True else 1.0),
     "a method of a number": lambda m, x: soft(m, x, 2.0 if (1.2).__lt__(m.t) else 1.0),
     "written and read": lambda m, x: soft(m, x, 2.0 if json.loads(json.dumps([m.t]))[0] > 1.2 else 1.0),
+    "an old text by name": lambda m, x: soft(m, x, {"2": 4.0}.get("%(a).0f" % {"a": m.t}, 1.0)),  # noqa: UP031
+    "a complex number": lambda m, x: soft(m, x, 2.0 if m.t == 1.15 + 0j else 1.0),
+    "as many": lambda m, x: soft(m, x, 2.0 if torch.arange(0, m.t, 1).numel() > 1 else 1.0),
     "packed": lambda m, x: soft(m, x, 2.0 if struct.unpack("d", struct.pack("d", m.t))[0] > 1.2 else 1.0),
     "what only a float can be": lambda m, x: soft(m, x, marshal.loads(marshal.dumps(m.t))),
     "a mean": lambda m, x: soft(m, x, statistics.mean([m.t, m.t])),

@@ -103,6 +103,8 @@ def _expression(number: Any) -> Any:
 def _compute(target: Callable[..., Any], *numbers: Any) -> Any:
     """Compute with numbers, of which one at least is recorded."""
     numbers = tuple(float(number) if type(number) is RecordedInt else number for number in numbers)
+    if any(type(number) is complex for number in numbers):  # whose own methods would not ask
+        return target(*(number.used() if type(number) is RecordedFloat else number for number in numbers))
     if not all(type(number) in (int, float, bool, RecordedFloat) for number in numbers):
         return NotImplemented
     try:
@@ -178,7 +180,7 @@ _OPEN = frozenset(
 )
 """Libraries whose functions do so too."""
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range, type(None), type(...))
-_FORMAT = re.compile(r"%[-+ #0-9.*]*[a-zA-Z]")
+_FORMAT = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.*]*[a-zA-Z]")
 UNSEEN_READS = frozenset("__getattribute__ __getstate__ __reduce__ __reduce_ex__ getattr_static copy deepcopy".split())
 """Names of what reads the attributes of a module behind its back."""
 _ASKING = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __repr__ __str__ __format__"

@@ -255,6 +255,8 @@ def _has_size_of_data(target: Any, args: Any) -> bool:
     name = target if isinstance(target, str) else name_of(target)
     if name == "getitem":
         return any(isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in _leaves(args[1:]))
+    if name in ("arange", "range"):
+        return any(isinstance(leaf, Tensor) or type(leaf) is RecordedFloat for leaf in _leaves(args))
     if name == "repeat_interleave":
         return len(args) < 2 or isinstance(args[1], Tensor)
     return name in _SIZED_BY_DATA and (name != "where" or len(args) == 1)
