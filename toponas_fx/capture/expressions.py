@@ -9,8 +9,20 @@ from typing import Any
 from toponas_fx.capture.tree_index import TreeIndex
 
 
+class _Leaf:
+    """A number that is not computed from others."""
+
+    def reads(self: Any) -> Iterator[Source]:
+        """Yield itself."""
+        yield self
+
+    def value(self: Any, read: Reader) -> Any:
+        """Return the number."""
+        return read(self)
+
+
 @dataclass(frozen=True)
-class Read:
+class Read(_Leaf):
     """A number that a module holds.
 
     Attributes:
@@ -26,21 +38,13 @@ class Read:
         """Where a graph reads it."""
         return f"{self.path}.{self.name}" if self.path else self.name
 
-    def reads(self) -> Iterator[Source]:
-        """Yield itself."""
-        yield self
-
-    def value(self, read: Reader) -> Any:
-        """Return the number."""
-        return read(self)
-
     def __str__(self) -> str:
         """Name it."""
         return f"`{self.path or 'the model'}.{self.name}`"
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(_Leaf):
     """A number that forward is given.
 
     Attributes:
@@ -48,14 +52,6 @@ class Given:
     """
 
     position: int
-
-    def reads(self) -> Iterator[Source]:
-        """Yield itself."""
-        yield self
-
-    def value(self, read: Reader) -> Any:
-        """Return the number."""
-        return read(self)
 
     def __str__(self) -> str:
         """Name it."""
