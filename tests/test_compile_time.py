@@ -48,6 +48,7 @@ def ratio(call: Callable[[], Any], other: Callable[[], Any], count: int) -> floa
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_eight_cells_compile_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """In CPU time one capture takes less than 5 s, the passes less than 10 s; a call adds less than ``zero_grad``."""
     spent: dict[str, list[float]] = {}

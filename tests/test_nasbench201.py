@@ -149,6 +149,7 @@ def test_saved_bytes_at_benchmark_size() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_step_time_at_benchmark_size() -> None:
     model = NASBench201Supernet(C=16, N=2)
     x, target = torch.randn(64, 3, 32, 32), torch.randint(10, (64,))

@@ -18,6 +18,7 @@ SMALL, LARGE = toponas_fx.lean_ops.SMALL, toponas_fx.passes.fold_weights.LARGE
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize(("channels", "side", "batch"), [(8, 16, 8), (4, 8, 2)])

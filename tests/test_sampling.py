@@ -41,6 +41,7 @@ def test_a_model_as_written_prints_its_modules_and_why_there_is_no_graph() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_gdas_costs_no_more_than_it_did() -> None:
     model = GDASSupernet(C=16, N=2)
     x, target = torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
