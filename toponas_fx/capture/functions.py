@@ -12,8 +12,8 @@ from torch import Tensor
 METADATA = frozenset(
     "dim ndim dtype device layout is_cuda is_cpu is_sparse is_floating_point is_complex is_leaf "
     "grad_fn names name output_nr element_size stride storage_offset get_device is_signed "
-    "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version __repr__ __str__ "
-    "__format__ __hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
+    "is_meta is_mkldnn is_quantized is_nested is_xla is_mps is_xpu itemsize nbytes _version "
+    "__hash__ data_ptr __dir__ is_inference has_names is_grad_enabled is_conj is_neg __len__ is_shared "
     "_record_function_enter_new _record_function_exit._RecordFunction _is_view untyped_storage is_same_size "
     "is_coalesced".split()
 )
@@ -36,6 +36,7 @@ FORBIDDEN = {
     "resize_": "a tensor's storage is resized",
     "__set__": "a property of a tensor (.data, .grad, .requires_grad) is assigned",
     "grad": "a gradient is read or computed",
+    "__repr__": "the text of a tensor is read",
 }
 """Calls that a graph cannot repeat faithfully, by name, each with what to say."""
 
@@ -67,6 +68,16 @@ def name_of(func: Any) -> str:
     if getattr(func, "__name__", "") == "__get__":
         return str(func.__self__.__name__)
     return str(getattr(func, "__name__", func))
+
+
+def forbidden(name: str, args: tuple[Any, ...]) -> str | None:
+    """Return what to say of a call that a graph cannot repeat faithfully, or None.
+
+    The text of one number is that of its value; other texts name how a tensor was computed, too, and may be printed.
+    """
+    if name == "__format__" and not (type(args[0]) is Tensor and args[0].dim() == 0):
+        name = "__repr__"
+    return FORBIDDEN.get(name)
 
 
 def is_property(func: Any) -> bool:

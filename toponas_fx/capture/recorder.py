@@ -17,7 +17,7 @@ from toponas_fx.capture.advice import HOLD, MAKE, REPEAT, SWITCH
 from toponas_fx.capture.attribute_reads import AttributeReads
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
-from toponas_fx.capture.functions import FORBIDDEN, GRAD_MODE, METADATA, canonical, name_of
+from toponas_fx.capture.functions import GRAD_MODE, METADATA, canonical, forbidden, name_of
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.leaves import is_leaf
 from toponas_fx.capture.numbers import RecordedFloat
@@ -112,8 +112,8 @@ class Recorder(TorchFunctionMode, AttributeReads):
         if not self.is_watching or (name in METADATA and name != "__len__"):
             return func(*args, **kwargs)
         with Pause(self):
-            if name in FORBIDDEN:
-                raise self._values.fail(f"{FORBIDDEN[name]} inside forward; {REPEAT}")
+            if reason := forbidden(name, args):
+                raise self._values.fail(f"{reason} inside forward; {REPEAT}")
             if name in ("shape", "size", "numel", "nelement", "__len__"):
                 return self._size(func, name, args, kwargs)
             return self._call(*canonical(func, args, kwargs), lambda: func(*args, **kwargs))
@@ -181,9 +181,9 @@ class Recorder(TorchFunctionMode, AttributeReads):
                 self._values.annotate(inner, item, ())
                 self._result(inner, item)
             return value
-        if value is None or isinstance(value, str):
+        if value is None:
             return value
-        if isinstance(value, bool | int | float | complex | list | tuple):
+        if isinstance(value, bool | int | float | complex | str | list | tuple):
             self._guard(node, value)
             return value
         raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, {HOLD}")
