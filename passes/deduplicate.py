@@ -23,7 +23,7 @@ apart, but what one counted is written to the other's statistics, so that the us
 Refuses:
 
 1. random, in-place or differently-stated modules: they are not equal, or not pure; norms in eval mode, whose
-   statistics a checkpoint may set apart;
+   statistics a checkpoint may set apart, and those without a momentum, whose count of batches matters;
 2. values whose memory, or that of what they read, is written in place or counted in.
 """
 
@@ -42,6 +42,8 @@ from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_counting_norm, is_pure
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.signatures import signature
+
+_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,15 @@ def _count_alike(gm: fx.GraphModule, node: fx.Node, twin: fx.Node) -> bool:
     if node.target == twin.target or not (_is_counting_norm(gm, node) and _is_counting_norm(gm, twin)):
         return False
     modules = [gm.get_submodule(str(call.target)) for call in (node, twin)]
-    pairs = zip(*(module.buffers() for module in modules), strict=True)
-    return modules[0] is not modules[1] and all(torch.equal(*pair) for pair in pairs)
+    if modules[0] is modules[1] or modules[0].momentum is None:
+        return False
+    return all(torch.equal(getattr(modules[0], name), getattr(modules[1], name)) for name in _STATISTICS)
 
 
 def _why_not_pure(gm: fx.GraphModule, node: fx.Node) -> str:
     if _is_counting_norm(gm, node):
-        return "their running statistics differ"
+        counts = gm.get_submodule(str(node.target)).momentum is None
+        return "their statistics are means over all batches" if counts else "their running statistics differ"
     return "it draws at random, writes in place or has effects"
 
 

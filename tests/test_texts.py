@@ -48,7 +48,7 @@ TEXTS: dict[str, Callable[[Any, Tensor], str]] = {
     "conversion": lambda m, x: f"{m.alphas!r:>80}",
     "percent": lambda m, x: "%s" % m.alphas,  # noqa: UP031
     "percent of a number": lambda m, x: "%.2f" % m.alphas[1],  # noqa: UP031
-    "format": lambda m, x: "{0:.1f} {1}".format(m.alphas[0], "a"),
+    "format": lambda m, x: "{:.1f} {}".format(m.alphas[0], "a"),
     "of a list": lambda m, x: str([m.alphas[0], m.alphas[1]]),
     "of a dict": lambda m, x: repr({"a": m.alphas}),
     "joined": lambda m, x: " ".join(map(str, m.alphas)),

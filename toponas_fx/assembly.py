@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from toponas_fx.capture.frozen import Kind, freeze
-from toponas_fx.capture.leaves import is_leaf
+from toponas_fx.capture.layers import is_leaf
 from toponas_fx.capture.owners import is_library
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import walk_modules

@@ -154,6 +154,7 @@ def build_program(
             records = run_passes(inspection(fast), state.passes, look)
     finally:
         state.working = None
+    captured.guards.layers = TreeIndex.of(fast).layers.values()  # the passes may have tied some
     found = any(has_mixtures) if has_mixtures else None
     return Program(captured, call, recorded.any_batch, has_mixtures=found), records
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from toponas_fx import ops
-from toponas_fx.capture.leaves import is_leaf
+from toponas_fx.capture.layers import is_leaf
 from toponas_fx.sharing import Sharing
 
 

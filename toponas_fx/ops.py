@@ -243,8 +243,8 @@ def merge_biases(biases: Sequence[Tensor], weights: Sequence[Tensor | float]) ->
     return result
 
 
-def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> None:
-    """Write the running statistics of a norm to others that would have counted the same.
+def copy_statistics(after: Tensor, kept: Any, twins: Sequence[Any]) -> None:
+    """Write the running statistics of a norm to others that would have counted the same, one batch each.
 
     Args:
         after: what the norm computed; it counts before this runs.
@@ -253,10 +253,12 @@ def copy_statistics(after: Tensor, kept: Module, twins: Sequence[Module]) -> Non
     """
     if not kept.training:  # nothing was counted
         return
+    counts = [twin.num_batches_tracked for twin in twins]
     with torch.no_grad():
-        sources = list(kept.buffers())
-        for twin in twins:
-            torch._foreach_copy_(list(twin.buffers()), sources)
+        others = [statistic for twin in twins for statistic in (twin.running_mean, twin.running_var)]
+        torch._foreach_copy_(others, [kept.running_mean, kept.running_var] * len(twins))
+        if counts[0] is not None:
+            torch._foreach_add_(counts, 1)
 
 
 def guard(value: Any, expected: Any) -> None:

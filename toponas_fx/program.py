@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import keyword
 import linecache
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -142,8 +143,7 @@ class Program:
         keys: of the calls that were seen to take its path, each with the floats given; None for inputs.
         given: which of the floats among a call's arguments are inputs, after the tensors.
         any_batch: True where the batch decides nothing, and keys may leave it open.
-        equal_norms: for a program of training that evaluation runs too: norms of which one counted for the others,
-            by path; it holds while their statistics agree.
+        equal_norms: norms of which one counts for the others, by path; it holds while their statistics agree.
         has_mixtures: whether mixtures were found in it; None where no pass looked for them.
         was_reused: True once it ran in a later call than the one it was made for.
         has_guards: True where the graph itself checks answers read from data.
@@ -153,8 +153,8 @@ class Program:
     captured: InitVar[Capture]
     call: InitVar[Call]
     any_batch: bool = False
-    equal_norms: tuple[tuple[str, ...], ...] = ()
     has_mixtures: bool | None = None
+    equal_norms: tuple[tuple[str, ...], ...] = field(init=False)
     was_reused: bool = field(default=False, init=False)
     keys: set[tuple[tuple[Any, ...], tuple[float | None, ...]]] = field(init=False)
     given: tuple[int, ...] = field(init=False)
@@ -193,6 +193,8 @@ class Program:
         self.run = recomputing.keeping_inputs(scope["forward"]) if keeps_inputs else scope["forward"]
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
+        copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
+        self.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
 
     @property
     def fixed(self) -> tuple[Any, ...]:
@@ -234,27 +236,27 @@ class Program:
     def for_evaluation(self, call: Call, guards: StateGuards, *, any_batch: bool) -> Program:
         """Return this program of training as one that evaluation, which took the same path, runs too.
 
-        Norms count no more then, and those that one counted for differ as soon as somebody sets them apart.
+        Norms count no more then.
         """
         twin = self._alike()
         twin.keys = {(call.any_batch if any_batch else call.key, self._held(call))}
-        twin.guards, twin.was_reused = guards, False
-        copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
-        twin.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
+        twin.guards, twin.was_reused = replace(guards, layers=self.guards.layers), False
         return twin
 
     def norms_agree(self, tree: TreeIndex) -> bool:
-        """Return whether norms that were counted as one have equal statistics still."""
+        """Return whether norms of which one counts for the others have equal statistics still."""
         if not self.equal_norms:
             return True
-        pairs: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
-        for first, *rest in self.equal_norms:
-            for mine, its in ((tree.modules[first], tree.modules[path]) for path in rest):
-                for name in ("running_mean", "running_var"):
-                    kept, others = pairs.setdefault(getattr(mine, name).device, ([], []))
-                    kept.append(getattr(mine, name))
-                    others.append(getattr(its, name))
-        return all(torch.equal(torch.cat(kept), torch.cat(others)) for kept, others in pairs.values())
+        _, pairs = tree.watched.get(id(self.equal_norms), (None, None))
+        if pairs is None:
+            found = [(tree.modules[first], tree.modules[path]) for first, *rest in self.equal_norms for path in rest]
+            pairs = [[vars(norm)["_buffers"] for norm in norms] for norms in zip(*found, strict=True)]
+            tree.watched[id(self.equal_norms)] = (self.equal_norms, pairs)
+        read = [operator.itemgetter(name) for name in ("running_mean", "running_var")]
+        kept, others = ([tensor for take in read for tensor in map(take, tables)] for tables in pairs)
+        if len({tensor.device for tensor in kept}) > 1:
+            return all(map(torch.equal, kept, others))
+        return torch.equal(torch.cat(kept), torch.cat(others))
 
     def first_change(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
         """Return what changed in the Python state it depends on, or None; ``given`` are the floats of the call."""

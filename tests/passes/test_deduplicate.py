@@ -133,6 +133,24 @@ def test_keeps_norms_with_unequal_statistics():
     check_keeps(Deduplicate(), net, X, "their running statistics differ")
 
 
+def test_keeps_norms_that_average_over_all_batches():
+    net = Net(both, a=nn.BatchNorm2d(4, affine=False, momentum=None), b=nn.BatchNorm2d(4, affine=False, momentum=None))
+    fast = toponas_fx.simplify(net.double(), X.double(), passes=(Deduplicate(),))
+    assert text_of(fast.train()).count("BatchNorm2d") == 2
+    assert "their statistics are means over all batches" in str(fast.report)
+
+
+def test_each_norm_counts_its_own_batches():
+    net = Net(both, a=nn.BatchNorm2d(4, affine=False), b=nn.BatchNorm2d(4, affine=False)).double()
+    for module, count in ((net.a, 7), (net.b, 11)):
+        module.reset_running_stats()
+        module.num_batches_tracked.fill_(count)
+    fast = toponas_fx.simplify(net, X.double(), passes=(Deduplicate(),))
+    assert text_of(fast.train()).count("BatchNorm2d") == 1
+    fast(X.double())
+    assert [int(norm.num_batches_tracked) for norm in (fast.a, fast.b)] == [8, 12]
+
+
 RANDOM = {
     "dropout": (nn.Dropout(0.5), nn.Dropout(0.5)),
     "dropout 2d": (nn.Dropout2d(0.5), nn.Dropout2d(0.5)),

@@ -143,7 +143,8 @@ def _recorded(
         recorder.add_output(value)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
             raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
-        change = recorder.guards.first_constant(tree) or recorder.guards.patched_since(tree)
+        guards = recorder.guards
+        change = guards.first_constant(tree) or guards.first_option(tree) or guards.patched_since(tree)
         if change is not None:
             recorder.guards.attributes.pop(change.key, None)  # what forward changes itself is no condition
             raise CaptureError(

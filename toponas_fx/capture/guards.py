@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from types import CellType
-from typing import Any
+from typing import Any, cast
 
 from toponas_fx.capture.expressions import Condition, Read, Reader, Source, present
 from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, agree, freeze, is_own_name
 from toponas_fx.capture.tree_index import TreeIndex
+
+_Watched = tuple[dict[str, Any], str, str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class StateGuards:
         globals: (Python module, global name, attributes below it) to the frozen value.
         references: (object, attribute, frozen value, where it was read) for objects and closures outside the model.
         patched: the modules of the tree with hooks or a forward of their own.
+        layers: the classes and options of torch's own layers; None where they do not matter.
         numbers: those of modules that the run read as symbols, with ``file:line``.
         conditions: what it asked of them, with ``file:line``.
         fixed_numbers: those with which it did what holds for their present values only.
@@ -59,6 +63,7 @@ class StateGuards:
     globals: dict[tuple[str, ...], Any] = field(default_factory=dict)
     references: list[tuple[Any, str, Any, str]] = field(default_factory=list)
     patched: dict[str, Any] = field(default_factory=dict)
+    layers: list[list[Any]] | None = None
     numbers: dict[Read, str] = field(default_factory=dict)
     conditions: dict[Condition, str] = field(default_factory=dict)
     fixed_numbers: set[Source] = field(default_factory=set)
@@ -101,7 +106,7 @@ class StateGuards:
         plain = {key: value for key, value in own.items() if value == MISSING or not isinstance(value, Kind)}
         others = {key: value for key, value in self.globals.items() if key != left_out}
         references = [known for known in self.references if (known[1], id(known[0])) != left_out]
-        return replace(self, attributes=plain, globals=others, references=references, patched={})
+        return replace(self, attributes=plain, globals=others, references=references, patched={}, layers=None)
 
     def modes(self) -> StateGuards:
         """Return the same without fractions: a temperature does not change which path is taken, a mode may."""
@@ -137,7 +142,8 @@ class StateGuards:
     def first_value(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
         """Return the first value that is no longer as recorded, or None where all hold."""
         is_open = self.numbers or self.conditions
-        return (self._first_number(present(tree, given)) if is_open else None) or self.first_constant(tree)
+        number = self._first_number(present(tree, given)) if is_open else None
+        return number or self.first_constant(tree) or self.first_option(tree)
 
     def _first_number(self, read: Reader) -> Change | None:
         for source, where in self.numbers.items():
@@ -150,8 +156,8 @@ class StateGuards:
 
     def first_constant(self, tree: TreeIndex) -> Change | None:
         """Return the same, but for numbers that stay symbolic."""
-        for owner, path, name, frozen in self._watched(tree):
-            if owner.get(name, INHERITED) is frozen:  # most hold, and this is the fastest way to see it
+        for owner, path, name, frozen in self._unlike(tree):
+            if owner.get(name, INHERITED) is frozen:
                 continue
             value = getattr(tree.modules.get(path), name, MISSING)
             if value is not frozen and not _holds_same(value, frozen) and not agree(freeze(value, tree.paths), frozen):
@@ -166,6 +172,14 @@ class StateGuards:
                 return Change(f"`{name}` of {_name_of(owner)}", f"was {_show(frozen)}", where, (name, id(owner)))
         return None
 
+    def first_option(self, tree: TreeIndex) -> Change | None:
+        """Return the first option of one of torch's own layers that is no longer as recorded, or None."""
+        found = None if self.layers is None else tree.layers.first_change(self.layers)
+        if found is None:
+            return None
+        path, name, was = found
+        return Change(f"`{path or 'the model'}.{name}`", f"was {_show(was)}", "", (path, name))
+
     def changed_numbers(self, tree: TreeIndex) -> Iterator[tuple[Source, tuple[float, float]]]:
         """Yield the attributes that were a number and are another now, with both."""
         for key, frozen in self.attributes.items():
@@ -176,20 +190,29 @@ class StateGuards:
 
     def agrees(self, other: StateGuards) -> bool:
         """Return whether a run in the other mode found the same state, as far as both read it, but for the mode."""
-        return self.patched == other.patched and all(
-            other.attributes.get(key, value) == value for key, value in self.attributes.items() if key[1] != "training"
+        return (
+            self.patched == other.patched
+            and self.layers == other.layers
+            and all(
+                other.attributes.get(key, value) == value
+                for key, value in self.attributes.items()
+                if key[1] != "training"
+            )
         )
 
-    def _watched(self, tree: TreeIndex) -> list[tuple[dict[str, Any], str, str, Any]]:
-        """Return the attributes that were read, with their owners' tables in a tree, which remembers them."""
-        found: list[tuple[dict[str, Any], str, str, Any]]
-        attributes, found = tree.watched.get(id(self), (None, []))
+    def _unlike(self, tree: TreeIndex) -> Iterable[_Watched]:
+        """Return the attributes that may be other values than were read, with their owners' tables; asked for in C."""
+        attributes, found, owners, names, values, others = tree.watched.get(id(self), (None, [], [], [], [], []))
         if attributes is not self.attributes or len(found) != len(attributes):
             tables = {path: vars(tree.modules[path]) for path, _ in self.attributes if path in tree.modules}
             items = self.attributes.items()
             found = [(tables.get(path, {}), path, name, frozen) for (path, name), frozen in items]
-            tree.watched[id(self)] = (self.attributes, found)
-        return found
+            alike = [known for known in found if known[0].get(known[2], INHERITED) is known[3]]
+            others = [known for known in found if known[0].get(known[2], INHERITED) is not known[3]]
+            owners, names, values = ([known[at] for known in alike] for at in (0, 2, 3))
+            tree.watched[id(self)] = (self.attributes, found, owners, names, values, others)
+        hold = all(map(operator.is_, map(dict.get, owners, names, repeat(INHERITED)), values))
+        return cast("list[_Watched]", others if hold else found)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the objects outside the model: in another process they are others, and nothing holds."""

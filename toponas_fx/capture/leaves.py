@@ -1,4 +1,4 @@
-"""Which modules a capture keeps whole, and the patches that let a recorder see modules run and attributes read."""
+"""The patches that let a recorder see modules run and attributes read."""
 
 from __future__ import annotations
 
@@ -16,15 +16,6 @@ from toponas_fx.capture.owners import MODULE_INTERNALS, is_library
 from toponas_fx.purity import has_global_hooks, is_hooked
 
 _UNWATCHED = MODULE_INTERNALS - {"training"}
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Tell whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return True
-    in_torch = type(module).__module__.startswith("torch.nn.modules.")
-    return in_torch and not isinstance(module, _CONTAINERS) and type(module) is not nn.Module
 
 
 def _own(module: nn.Module) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.functions import GRAD_MODE, METADATA, canonical, forbidden, name_of
 from toponas_fx.capture.guards import StateGuards
-from toponas_fx.capture.leaves import is_leaf
+from toponas_fx.capture.layers import is_leaf
 from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
 from toponas_fx.capture.quiet import foreign_generators
@@ -58,7 +58,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         self._given_numbers, self._read_numbers = {}, {}
         self._values = ValueTable(root)
         self.known_tensors = frozenset(self._values.owners)
-        self.guards = StateGuards(patched=tree.patched())
+        self.guards = StateGuards(patched=tree.patched(), layers=tree.layers.values())
         self.entered: dict[str, None] = {}
         self.decisions: list[str] = []
         self.sizes_used: list[tuple[Any, ...]] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from toponas_fx.capture.layers import Layers
 from toponas_fx.purity import hook_tables, is_hooked
 
 
@@ -40,6 +41,7 @@ class TreeIndex:
         childless: the tables of the others.
         hooks: the tables of hooks of all modules below the root.
         attributes: the tables of attributes of the same.
+        layers: torch's own among the modules.
         watched: what ``StateGuards`` look up here, each by its owner's table of attributes.
     """
 
@@ -51,6 +53,7 @@ class TreeIndex:
     childless: list[dict[str, nn.Module | None]]
     hooks: list[dict[int, Any]]
     attributes: list[dict[str, Any]]
+    layers: Layers
     watched: dict[int, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -65,7 +68,8 @@ class TreeIndex:
         parents, childless = [table for table in tables if table], [table for table in tables if not table]
         attributes = [vars(module) for module in unique[1:]]
         held, names = [dict(children) for children in parents], list(chain.from_iterable(parents))
-        return cls(modules, paths, parents, held, names, childless, list(hook_tables(unique[1:])), attributes)
+        hooks, layers = list(hook_tables(unique[1:])), Layers.of(zip(paths.values(), unique, strict=True))
+        return cls(modules, paths, parents, held, names, childless, hooks, attributes, layers)
 
     def first_path(self, target: str) -> str:
         """Return the first path of the module, or of the module's attribute, at a path: tied ones have several."""
