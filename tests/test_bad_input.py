@@ -110,7 +110,7 @@ def test_weights_that_do_not_match_the_candidates_are_named(candidates: int, cou
 
 
 def write(m: Any, x: Tensor) -> Tensor:
-    m.last = x
+    m.last = {x.mean()}
     return m.layer(x)
 
 

@@ -183,7 +183,7 @@ def saved(m: Any, x: Tensor) -> Tensor:
 
 def swallowed(m: Any, x: Tensor) -> Tensor:
     try:
-        m.last = 1
+        m.newest = m.ops[0]
     except Exception:
         m.seen.clear()
     return m.ops[0](x)
@@ -224,7 +224,7 @@ AS_WRITTEN: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "legacy": (lambda m, x: x * Variable(torch.DoubleTensor(x.size(0), 1, 1, 1).bernoulli_(0.5)), "legacy constructor"),
     "legacy_values": (lambda m, x: x * torch.Tensor([2.0]), "legacy constructor"),
     "writes": (writes, "writes the attribute `last`"),
-    "swallowed": (swallowed, "writes the attribute `last`"),
+    "swallowed": (swallowed, "writes the attribute `newest`"),
     "eval_inside": (lambda m, x: m.ops.eval() and m.ops[0](x), "writes the attribute `training`"),
     "hook": (hooks, "a hook is registered"),
     "autocast": (cast, "autocast is switched"),

@@ -26,7 +26,7 @@ def measured_report(fast: nn.Module, state: State, inputs: Inputs) -> Report:
     """
     report: Report = state.report
     as_written = MethodType(state.user_forward, fast)
-    with no_trace(fast), in_mode(fast, training=True):
+    with in_mode(fast, training=True):
         before = _measured(report.before, as_written, fast, inputs)
         after = _measured(report.after, fast, fast, inputs)
     return dataclasses.replace(report, before=before, after=after)
@@ -37,4 +37,7 @@ def _measured(costs: Costs, call: Callable[..., Any], model: nn.Module, inputs: 
         lambda _: call(*inputs.args, **inputs.kwargs), model
     )  # a method, which tells whose buffers to keep
     plain = list(model.parameters())
-    return dataclasses.replace(costs, flops=flops(run), saved_bytes=saved_bytes(run, exclude=plain))
+    with no_trace(model):
+        operations = flops(run)
+    with no_trace(model):  # each from the same state: forward may write attributes
+        return dataclasses.replace(costs, flops=operations, saved_bytes=saved_bytes(run, exclude=plain))

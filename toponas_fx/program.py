@@ -139,6 +139,7 @@ class Program:
         sizes_used: what the captured run did with sizes besides arithmetic.
         entered: paths of the modules that the captured run went through.
         any_grad_mode: True where it computes calls without gradients too.
+        writes: path of the module and name of each attribute that forward writes; ``run`` returns their values, too.
         draws: whether the captured run drew at random: passes leave more alone then than evaluation asks for.
         keys: of the calls that were seen to take its path, each with the floats given; None for inputs.
         given: which of the floats among a call's arguments are inputs, after the tensors.
@@ -164,6 +165,7 @@ class Program:
     sizes_used: tuple[tuple[Any, ...], ...] = field(init=False)
     entered: tuple[str, ...] = field(init=False)
     any_grad_mode: bool = field(init=False)
+    writes: tuple[tuple[str, str], ...] = field(init=False)
     draws: bool = field(init=False)
     run: Callable[..., Any] = field(init=False)
     code: str = field(init=False)
@@ -177,7 +179,7 @@ class Program:
         self.keys = {(call.any_batch if self.any_batch else call.key, self._held(call))}
         self.graph, self.guards, self.entered = captured.graph, captured.guards, captured.entered
         self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
-        self.any_grad_mode, self.draws = captured.any_grad_mode, captured.draws
+        self.any_grad_mode, self.draws, self.writes = captured.any_grad_mode, captured.draws, captured.writes
         self.compile()
 
     def compile(self) -> None:

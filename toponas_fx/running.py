@@ -52,13 +52,13 @@ def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
     """Run the program of a simplified model that holds for this call; capture where none does."""
     call, programs = _search(model, args, kwargs)
     while (program := _next(programs)) is not None:
-        if not program.has_guards:
-            return program.run(model, *program.inputs(call))
-        saved = _snapshot(model, call.tensors if program.has_writes else ())
+        saved = _snapshot(model, call.tensors if program.has_writes else ()) if program.has_guards else None
         try:
-            return program.run(model, *program.inputs(call))
+            result = program.run(model, *program.inputs(call))
         except GuardFailure:
             _put_back(saved)
+        else:
+            return _written(model, program, result) if program.writes else result
     state: State = vars(model)["_toponas"]
     if state.sharing.kernels:  # swapped in for the call, which compiled code would not see
         return _run_normalized(model, args, kwargs)
@@ -98,6 +98,15 @@ def _next(programs: Iterator[Program]) -> Program | None:
 
 
 @_outside
+def _written(model: nn.Module, program: Program, result: Any) -> Any:
+    """Set the attributes that forward writes; return what it returns."""
+    returned, values = result
+    for (path, name), value in zip(program.writes, values, strict=True):
+        object.__setattr__(model.get_submodule(path), name, value)
+    return returned
+
+
+@_outside
 def _run_normalized(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     state: State = vars(model)["_toponas"]
     with normalized_kernels(model, state.sharing):
@@ -117,7 +126,8 @@ def _snapshot(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Snapshot:
 
 
 @_outside
-def _put_back(snapshot: _Snapshot) -> None:
+def _put_back(snapshot: _Snapshot | None) -> None:
+    assert snapshot is not None, "only a graph with guards fails one"
     saved, generator, on_devices = snapshot
     torch.set_rng_state(generator)
     if on_devices:

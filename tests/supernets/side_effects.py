@@ -45,7 +45,7 @@ class CountsCalls(_Effects):
 
 
 class KeepsFeatures(_Effects):
-    """The last features are kept, as numbers, for a look from outside (GAEA's ``_fs``)."""
+    """The last features are kept, as numbers, for a look from outside."""
 
     expected = None
     as_written = "forward writes the attribute `features`"
@@ -57,10 +57,9 @@ class KeepsFeatures(_Effects):
 
 
 class MeasuresOnce(_Effects):
-    """The first call writes each candidate's size on it (SNAS's ``flops``)."""
+    """The first call writes each candidate's size on it (SNAS's ``flops``); weights that are read so stay apart."""
 
-    expected = None
-    as_written = "forward writes the attribute `size`"
+    expected = Expected(2, (4, 4), (4, 4))
 
     def forward(self, x: Tensor) -> Any:
         for op in (op for ops in self.edges for op in ops):  # type: ignore[union-attr]

@@ -214,9 +214,9 @@ class _Mixed(nn.Module):
 
 
 class HandedDown(Idiom):
-    """Forward hands each edge its row by setting an attribute of it before calling it; a graph would not."""
+    """Forward hands each edge its row by setting an attribute of it before calling it, and takes it back."""
 
-    as_written = "forward writes the attribute"
+    expected = TWO_EDGES
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,6 +44,8 @@ class Capture:
         any_grad_mode: True where gradients were on, and nothing in the code asks whether they are.
         draws: whether it drew at random.
         numbers: those that were to stay symbolic, with the values that it saw.
+        writes: path of the module and name of each attribute that it wrote; where there are any, the graph returns what
+            forward returns and a tuple of what it left in these.
     """
 
     graph: fx.Graph
@@ -54,6 +56,7 @@ class Capture:
     any_grad_mode: bool
     draws: bool
     numbers: Numbers = field(default_factory=dict)
+    writes: tuple[tuple[str, str], ...] = ()
 
     @property
     def keeps_numbers(self) -> bool:
@@ -132,7 +135,7 @@ def _recorded(
         given = pytree.tree_flatten((own_args, own_kwargs))
         for name, value in input_leaves(labels, own_args, own_kwargs):
             recorder.add_input(name, value)
-        with watched(root, forward, recorder) as run, code.watching(), recorder.recording():
+        with watched(root, forward, recorder) as run, code.watching(), recorder.recording(), recorder.writes.undone():
             try:
                 value = run(*own_args, **own_kwargs)
             except CaptureError as error:
@@ -140,7 +143,7 @@ def _recorded(
                 raise code.failure or error from None
         if code.failure is not None:
             raise code.failure
-        recorder.add_output(value)
+        recorder.add_output(root, (own_args, own_kwargs), value)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
             raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
         guards = recorder.guards
@@ -163,6 +166,7 @@ def _recorded(
         any_grad_mode=has_gradients and not recorder.looks_at_grad_mode,
         draws=any(is_random(root, node) for node in recorder.graph.nodes),
         numbers=numbers,
+        writes=tuple(recorder.writes.left),
     )
 
 

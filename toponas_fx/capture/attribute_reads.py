@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.capture.advice import REPEAT, WRITE
+from toponas_fx.capture.attribute_writes import AttributeWrites, may_be_written
 from toponas_fx.capture.expressions import Computed, Condition, Expression, Given, Numbers, Read
 from toponas_fx.capture.frozen import INHERITED, MISSING, freeze
 from toponas_fx.capture.guards import StateGuards
@@ -19,6 +20,7 @@ from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.pausing import Pause
 from toponas_fx.capture.values import ValueTable, user_location
+from toponas_fx.errors import CaptureError
 
 _CONDITIONS = 64
 """Questions about numbers that are asked again at each call; where there are more, numbers stay constants."""
@@ -31,6 +33,7 @@ class AttributeReads:
     Attributes:
         guards: the Python state that was read.
         numbers: those that stay symbolic, with the values that forward sees.
+        writes: what was written.
         is_live: False once the run has ended.
         is_watching: False while a leaf runs or the recorder works.
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
@@ -40,6 +43,7 @@ class AttributeReads:
     is_watching: bool
     tracer: Any
     numbers: Numbers
+    writes: AttributeWrites
     is_live: bool
     _given_numbers: dict[Expression, fx.Node]
     _read_numbers: dict[Expression, RecordedFloat]
@@ -53,7 +57,7 @@ class AttributeReads:
         if path is None:
             self._saw_elsewhere(module, name, value)
             return
-        if name == "forward" or (name in MODULE_INTERNALS and name != "training"):
+        if name == "forward" or (name in MODULE_INTERNALS and name != "training") or (path, name) in self.writes:
             return
         if isinstance(module, torch.jit.ScriptModule):
             return  # runs whole
@@ -85,7 +89,7 @@ class AttributeReads:
         """Return a number that forward reads, with where it comes from if it is to stay symbolic."""
         path = self._paths.get(id(module))
         source = Read("", "") if path is None else Read(path, name)
-        if source not in self.numbers:
+        if source not in self.numbers or (source.path, source.name) in self.writes:
             self.saw_read(module, name, value)
             return value
         if source not in self.guards.numbers:
@@ -162,6 +166,8 @@ class AttributeReads:
         """Note what the tables held that forward looked into."""
         for module, table in self._tables:
             for name, value in table.items():
+                if (self._paths.get(id(module), ""), name) in self.writes:
+                    raise self._cannot_write(module, name)
                 self.saw_read(module, name, value)
 
     def saw_missing(self, module: nn.Module, name: str) -> None:
@@ -173,14 +179,21 @@ class AttributeReads:
                 self.guards.note_attribute(path, name, freeze(value, self._paths), user_location())
 
     def saw_write(self, module: nn.Module, name: str, *value: Any) -> None:
-        """Refuse a forward that writes attributes: a graph would not. A tensor changed in place stays what it is."""
-        tables = vars(module), module._parameters, module._buffers
-        if value and isinstance(value[0], Tensor) and any(table.get(name) is value[0] for table in tables):
+        """Note that forward writes an attribute, or refuse one. A tensor changed in place stays what it is."""
+        path = self._paths.get(id(module))
+        tables = [object.__getattribute__(module, "__dict__")]
+        tables += [tables[0][name] for name in ("_parameters", "_buffers") if name in tables[0]]
+        if path is None or (value and isinstance(value[0], Tensor) and any(t.get(name) is value[0] for t in tables)):
             return
-        if id(module) in self._paths:
-            self.guards.attributes.pop((self._paths[id(module)], name), None)  # no condition of what follows
-            owner = f"`{self._paths[id(module)]}`" if self._paths[id(module)] else "the model"
-            raise self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
+        if not value or not may_be_written(module, name, value[0]):
+            self.guards.attributes.pop((path, name), None)  # no condition of what follows
+            raise self._cannot_write(module, name)
+        self.writes.note(path, module, name)
+
+    def _cannot_write(self, module: nn.Module, name: str) -> CaptureError:
+        path = self._paths[id(module)]
+        owner = f"`{path}`" if path else "the model"
+        return self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from toponas_fx import ops
 from toponas_fx.capture.advice import HOLD, MAKE, REPEAT, SWITCH
 from toponas_fx.capture.attribute_reads import AttributeReads
+from toponas_fx.capture.attribute_writes import AttributeWrites
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.functions import GRAD_MODE, METADATA, canonical, forbidden, name_of
@@ -40,6 +41,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
             user's module), ``where`` (the user's file and line) and ``origin`` (its own name).
         guards: the Python state that was read.
         numbers: those that stay symbolic, with the values that forward sees.
+        writes: the attributes that were written.
         entered: paths of all modules that ran.
         finds_draws: whether draws are looked for call by call.
         known_tensors: identities of the model's tensors before the run.
@@ -55,6 +57,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         super().__init__()
         self.numbers = numbers
         self.is_live = True
+        self.writes = AttributeWrites()
         self._given_numbers, self._read_numbers = {}, {}
         self._values = ValueTable(root)
         self.known_tensors = frozenset(self._values.owners)
@@ -84,12 +87,16 @@ class Recorder(TorchFunctionMode, AttributeReads):
         else:
             self._values.give(name, value)
 
-    def add_output(self, value: Any) -> None:
-        """Make the output node."""
+    def add_output(self, root: nn.Module, arguments: Any, value: Any) -> None:
+        """Make the output node: what forward returns, and, where it wrote attributes, what it left there."""
         self.note_tables()
-        self._values.give_back(value)
+        refused = self.writes.cannot_be_set(root, self.guards.attributes, (arguments, value))
+        if refused is not None:
+            raise self._cannot_write(root.get_submodule(refused[0]), refused[1])
+        self._values.give_back((value, tuple(self.writes.left.values())) if self.writes.left else value)
         if self._values.failure is not None:
             raise self._values.failure
+        self.decisions.append(repr(list(self.writes.left)))
         self._check_generators("")
 
     @contextmanager
@@ -225,6 +232,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
 
     def _guard(self, node: fx.Node, value: Any) -> None:
         self.decisions.append(repr(value))
+        self.writes.numbers.update((id(leaf), leaf) for leaf in _leaves(value) if type(leaf) is float)
         self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
 
     # -- modes and generators --------------------------------------------------------------------------------------

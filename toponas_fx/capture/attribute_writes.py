@@ -1,0 +1,111 @@
+"""What forward leaves in the attributes that it writes: further outputs of a graph, set again whenever it has run.
+
+A regulariser, ``genotype`` or the next step reads such an attribute, so it must hold this call's tensors, with their
+gradients. Only what stands there in the end counts: what is written and read on the way is seen by the recorder as any
+other value, and a list that forward fills is an output as it is when forward returns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toponas_fx.capture.frozen import MISSING
+from toponas_fx.capture.numbers import RecordedFloat
+from toponas_fx.capture.owners import MODULE_INTERNALS, plain_attributes
+from toponas_fx.capture.sizes import RecordedInt
+
+_PLAIN = frozenset((int, float, complex, str, bool, type(None), torch.dtype, torch.device, RecordedInt, RecordedFloat))
+_Key = tuple[str, str]
+_KEYS = frozenset((int, str, float, bool, type(None)))
+
+
+class AttributeWrites:
+    """The attributes that one recorded run wrote.
+
+    Attributes:
+        left: (module path, name) to what forward left there; complete once the run has ended.
+        numbers: the fractions that the run took out of tensors, by identity: other ones at each call.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is written yet."""
+        self.left: dict[tuple[str, str], Any] = {}
+        self.numbers: dict[int, float] = {}
+        self._before: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        """Tell whether the run wrote a module's attribute, by path and name."""
+        return key in self._before
+
+    def note(self, path: str, module: nn.Module, name: str) -> None:
+        """Note that an attribute is about to be written."""
+        table = object.__getattribute__(module, "__dict__")
+        self._before.setdefault((path, name), (table, table.get(name, MISSING)))
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Keep what is left in the end, and put back what there was before."""
+        try:
+            yield
+        finally:
+            for key, (table, before) in self._before.items():
+                self.left[key] = table.get(key[1], MISSING)
+                if before is MISSING:
+                    table.pop(key[1], None)
+                else:
+                    table[key[1]] = before
+
+    def cannot_be_set(
+        self, root: nn.Module, read: Mapping[tuple[str, str], Any], others: Any
+    ) -> tuple[str, str] | None:
+        """Return the first attribute whose value a graph cannot make anew, or None; asked once the run has ended.
+
+        Args:
+            root: the model.
+            read: what the run read of attributes before: a counter holds for one call only.
+            others: what forward was given, and returns: a list must not be there too, which would be one object.
+        """
+        if not self.left:
+            return None
+        held = (value for module in root.modules() for _, value in plain_attributes(module))
+        taken = {id(container) for container in _containers((*held, others))}
+        for key, value in self.left.items():
+            own = list(map(id, _containers((value,))))
+            is_count = type(value) is int and type(read.get(key)) is int and value != read[key]
+            if is_count or not self._is_output(value) or len(set(own)) < len(own) or not taken.isdisjoint(own):
+                return key
+            taken.update(own)
+        return None
+
+    def _is_output(self, value: Any) -> bool:
+        if isinstance(value, Tensor) or type(value) in _PLAIN:
+            return id(value) not in self.numbers
+        if type(value) in (dict, OrderedDict):
+            return all(type(key) in _KEYS for key in value) and all(map(self._is_output, value.values()))
+        is_sequence = type(value) in (tuple, list, torch.Size) or (
+            isinstance(value, tuple) and hasattr(value, "_fields")
+        )
+        return is_sequence and all(map(self._is_output, value))
+
+
+def may_be_written(module: nn.Module, name: str, value: Any) -> bool:
+    """Tell whether a write sets a plain attribute of a module: no parameter, no child, nothing of torch's own."""
+    own = object.__getattribute__(module, "__dict__")
+    if name in MODULE_INTERNALS or any(name in own[table] for table in ("_parameters", "_buffers", "_modules")):
+        return False
+    return not hasattr(getattr(type(module), name, None), "__set__") and not isinstance(value, nn.Module | nn.Parameter)
+
+
+def _containers(values: Iterable[Any], depth: int = 8) -> Iterator[Any]:
+    """Yield the lists and dicts within some values."""
+    for value in values:
+        if isinstance(value, list | dict):
+            yield value
+        if isinstance(value, list | tuple | dict) and depth:
+            yield from _containers(value.values() if isinstance(value, dict) else value, depth - 1)
