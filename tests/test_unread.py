@@ -90,7 +90,7 @@ def test_a_head_that_a_later_call_runs_learns(case: str, mode: str) -> None:
 
 def test_what_runs_as_written_may_read_all() -> None:
     def drawn(m: Headed, x: Tensor) -> Tensor:
-        m.count = 1
+        m.kept = {x.size(0)}
         return m.mix(x)
 
     with pytest.warns(UserWarning, match="runs as its user wrote it"):

@@ -140,7 +140,7 @@ def _simplified(
         notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes, *told]
         notes += [_taken(fast)] if fast._toponas_taken else []
         if raw is not None:
-            notes += note_on_unread(fast)
+            notes += note_on_unread(fast) + _note_on_writes(fast)
             after = records[-1].after if records else before
             fast._toponas.unmeasured = None if inferred else inputs
     finally:
@@ -160,6 +160,20 @@ def _taken(fast: SimplifiedModule) -> str:
         f"{fast._toponas.user_class.__name__} has {names} of its own, which a simplified model leaves to it: "
         "toponas_fx.inspection(fast) has the graph, the report, the reference"
     )
+
+
+def _note_on_writes(fast: SimplifiedModule) -> list[str]:
+    """Return a note on the attributes that forward writes, if there are any: results kept there are read by others."""
+    written = {key: None for program in fast._toponas.programs for key in program.writes}
+    if not written:
+        return []
+    path, name = next(iter(written))
+    more = f" and {len(written) - 1} more" if len(written) > 1 else ""
+    owner = f"`{path}`" if path else "the model"
+    return [
+        f"forward writes the attribute `{name}` of {owner}{more}, which each call sets: candidates whose results are "
+        "kept there cannot merge"
+    ]
 
 
 def _tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> list[str]:
