@@ -189,6 +189,5 @@ def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Record
 
 def add_program(state: State, program: Program) -> Program:
     """Add a program to a model's, the first to be asked; the one that was not used longest leaves."""
-    state.programs.insert(0, program)
-    del state.programs[MAX_PROGRAMS:]
+    state.programs = [program, *state.programs][:MAX_PROGRAMS]  # another thread may be looking through the old list
     return program

@@ -11,6 +11,7 @@ import networkx as nx
 from torch import fx, nn
 
 from toponas_fx import remembered
+from toponas_fx.capture.alone import ALONE
 from toponas_fx.capture.quiet import restored_buffers, restored_generators
 from toponas_fx.errors import ArgumentError, ToponasError
 from toponas_fx.kernels import normalized_kernels
@@ -86,7 +87,7 @@ class Inspection(fx.GraphModule):
         """Run the user's own forward on the shared module tree, kernels normalized; see ``SimplifiedModule``."""
         model, state = self._toponas_model, self._toponas
         state.tree(model)
-        with restored_buffers(model), restored_generators(), normalized_kernels(model, state.sharing):
+        with ALONE, restored_buffers(model), restored_generators(), normalized_kernels(model, state.sharing):
             return state.user_forward(model, *args, **kwargs)
 
     @_Method

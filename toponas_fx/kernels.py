@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from toponas_fx import ops
+from toponas_fx.capture.alone import alone
 from toponas_fx.capture.layers import is_leaf
 from toponas_fx.sharing import Sharing
 
@@ -68,6 +69,7 @@ def leave_layer(module: nn.Module | None) -> None:
 _DECISION = "_toponas_kernel"
 
 
+@alone
 def _call_impl(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run a layer with its kernel normalized; the name is torch's, by which pickle finds the class's own."""
     own, run = vars(self), cast(Callable[..., Any], type(self)._call_impl)

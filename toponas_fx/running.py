@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import skip_code
 
+from toponas_fx.capture.alone import alone
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.compiler import compile_call
 from toponas_fx.errors import GuardFailure
@@ -70,6 +71,7 @@ run_call = torch.compiler.disable(_run_call, recursive=False, reason=_REASON)  #
 
 
 @_outside
+@alone
 def _search(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Iterator[Program]]:
     call = Call.of(args, kwargs, model.training)
     return call, _programs_for(model, call, args, kwargs)
@@ -93,6 +95,7 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
 
 
 @_outside
+@alone
 def _next(programs: Iterator[Program]) -> Program | None:
     return next(programs, None)
 
@@ -107,6 +110,7 @@ def _written(model: nn.Module, program: Program, result: Any) -> Any:
 
 
 @_outside
+@alone
 def _run_normalized(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     state: State = vars(model)["_toponas"]
     with normalized_kernels(model, state.sharing):

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
+from toponas_fx.capture.alone import alone
 from toponas_fx.capture.code_state import CodeWatcher
 from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
@@ -64,6 +65,7 @@ class Capture:
         return not self.guards.fixed_numbers
 
 
+@alone
 def capture(
     root: nn.Module,
     forward: Callable[..., Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -46,7 +47,6 @@ class Recorder(TorchFunctionMode, AttributeReads):
         finds_draws: whether draws are looked for call by call.
         known_tensors: identities of the model's tensors before the run.
         looks_at_grad_mode: whether forward may do something else without gradients.
-        is_watching: False while a leaf runs or the recorder works.
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
 
@@ -66,7 +66,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         self.decisions: list[str] = []
         self.sizes_used: list[tuple[Any, ...]] = []
         self.looks_at_grad_mode = False
-        self.is_watching = False
+        self._thread, self._watches = get_ident(), False
         self.tracer: Any = None
         self._paths = tree.paths
         self._tables = []
@@ -74,6 +74,15 @@ class Recorder(TorchFunctionMode, AttributeReads):
         self.finds_draws = finds_draws
         self._generators = foreign_generators()
         self._modes = present_modes()
+
+    @property
+    def is_watching(self) -> bool:
+        """False while a leaf runs or the recorder works, and in all threads but the one that records."""
+        return self._watches and get_ident() == self._thread
+
+    @is_watching.setter
+    def is_watching(self, watches: bool) -> None:
+        self._watches = watches
 
     @property
     def graph(self) -> fx.Graph:
