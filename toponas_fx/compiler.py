@@ -23,7 +23,7 @@ from toponas_fx.pipeline import Observer, PassRecord, run_passes
 from toponas_fx.program import Call, Program
 from toponas_fx.progress import progress
 from toponas_fx.recording import SECOND, Recording, capture_small, record
-from toponas_fx.refusals import change_reason, changing_value, refuse
+from toponas_fx.refusals import change_reason, changing_value, refuse, tell
 from toponas_fx.sampling import check_steady
 from toponas_fx.state import State
 
@@ -36,8 +36,21 @@ COST_OF_KNOWN = 0.25
 """What a capture counts that took a path known already, for another size of the inputs say."""
 FREQUENT = 4
 """Captures of one kind of call after which each further one is a warning in the log."""
+_TOO_MANY = (
+    "what it computes keeps changing, and each change costs a capture; others are compiled as soon as those that are "
+    "known have run often enough"
+)
 MAX_PROGRAMS = 16
 """Programs kept, those that ran last."""
+
+
+def affords(state: State, call: Call) -> bool:
+    """Tell whether a kind of call may cost one more capture; as programs run, it may again."""
+    if state.captures.get(call.fixed, 0.0) + 1 <= MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
+        return True
+    state.programs = [program for program in state.programs if not (program.has_guards and program.fixed == call.fixed)]
+    tell(state, call, _TOO_MANY, is_loss=any(p.has_mixtures for p in state.programs if p.fixed == call.fixed))
+    return False
 
 
 def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
@@ -58,6 +71,8 @@ def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
     """Return what is new about a call that no program holds for."""
     alike = [program for program in state.programs if program.fixed == call.fixed]
     changes = [program.first_change(tree, call.numbers) for program in alike if program.accepts(call)]
+    if None in changes:
+        return "for other values of what Python reads from data"
     refused = [refusal.guards for refusal in state.refusals.by_call.get(call.fixed, ())]
     changes += [guards.first_value(tree, call.numbers) for guards in refused if guards is not None]
     if changes and changes[0] is not None:
@@ -67,9 +82,6 @@ def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
 
 def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
     spent = state.captures.get(call.fixed, 0.0)
-    if spent + 1 > MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
-        refuse(state, call, "what it computes keeps changing, and each change costs a capture", None)
-        return None
     state.captures[call.fixed] = spent + 1
     forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
     numbers = symbolic_numbers(state, call, state.tree(fast))
@@ -189,5 +201,7 @@ def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Record
 
 def add_program(state: State, program: Program) -> Program:
     """Add a program to a model's, the first to be asked; the one that was not used longest leaves."""
+    if state.as_written.get(program.fixed) == _TOO_MANY:
+        del state.as_written[program.fixed]
     state.programs = [program, *state.programs][:MAX_PROGRAMS]  # another thread may be looking through the old list
     return program

@@ -117,17 +117,24 @@ def refuse(state: Any, call: Call, reason: str, guards: StateGuards | None, **de
     own = None if guards is None else guards.choosing(details.get("changing"))
     others = state.refusals.by_call.get(call.fixed, [])
     state.refusals.by_call[call.fixed] = [Refusal(reason, own, **details), *others][:_KEPT]
-    is_told = reason in state.as_written.values()
-    state.as_written[call.fixed] = reason
     programs = [program for program in state.programs if program.fixed == call.fixed]
     if guards is None:
         state.programs = [p for p in state.programs if not (p.has_guards and p.fixed == call.fixed)]
+    is_loss = any(program.has_mixtures for program in programs)
+    tell(state, call, reason, details.get("seen") is not None if "changing" in details else is_loss)
+
+
+def tell(state: Any, call: Call, reason: str, is_loss: bool) -> None:
+    """Say once why a kind of call runs as written: in the report, and in a warning where mixtures are lost."""
+    is_told = reason in state.as_written.values()
+    state.as_written[call.fixed] = reason
     if state.report is None or is_told:
         return
     note = f"runs as its user wrote it in a later call: {reason}"
+    if note in state.report.notes:
+        return
     state.report = dataclasses.replace(state.report, notes=(*state.report.notes, note))
-    is_loss = any(program.has_mixtures for program in programs)
-    if details.get("seen") is not None if "changing" in details else is_loss:
+    if is_loss:
         warnings.warn(f"{state.user_class.__name__} {note}", stacklevel=2)
 
 

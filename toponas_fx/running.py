@@ -17,7 +17,7 @@ from torch._dynamo.eval_frame import skip_code
 
 from toponas_fx.capture.alone import alone
 from toponas_fx.capture.owners import model_tensors
-from toponas_fx.compiler import compile_call
+from toponas_fx.compiler import affords, compile_call
 from toponas_fx.errors import GuardFailure
 from toponas_fx.kernels import normalized_kernels
 from toponas_fx.program import Call, Program
@@ -57,7 +57,7 @@ def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             result = program.run(model, *program.inputs(call))
         except GuardFailure:
-            _put_back(saved)
+            _put_back(model, saved)
         else:
             return _written(model, program, result) if program.writes else result
     state: State = vars(model)["_toponas"]
@@ -88,7 +88,7 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
             state.used(program)
             state.refusals.in_turn.clear()
             yield program
-    if not state.refusals.hold(call, tree) and not keeps_changing(state, call, tree):
+    if not state.refusals.hold(call, tree) and not keeps_changing(state, call, tree) and affords(state, call):
         fresh = compile_call(model, state, call, args, kwargs)
         if fresh is not None:  # it may fail too: what it reads differs between two runs from the same start
             yield fresh
@@ -130,8 +130,9 @@ def _snapshot(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Snapshot:
 
 
 @_outside
-def _put_back(snapshot: _Snapshot | None) -> None:
+def _put_back(model: nn.Module, snapshot: _Snapshot | None) -> None:
     assert snapshot is not None, "only a graph with guards fails one"
+    vars(model)["_toponas"].runs -= 1  # half a run is none
     saved, generator, on_devices = snapshot
     torch.set_rng_state(generator)
     if on_devices:
