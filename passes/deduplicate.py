@@ -24,7 +24,8 @@ Refuses:
 
 1. random, in-place or differently-stated modules: they are not equal, or not pure; norms in eval mode, whose
    statistics a checkpoint may set apart, and those without a momentum, whose count of batches matters;
-2. values whose memory, or that of what they read, is written in place or counted in.
+2. values whose memory, or that of what they read, is written in place or counted in;
+3. two that are both returned, or left in attributes: they are two objects there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.image_layouts import exits
 from toponas_fx.memory import Memory
 from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
 from toponas_fx.purity import is_counting_norm, is_pure
@@ -67,7 +69,7 @@ class Deduplicate(Pass):
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Number the values of the graph; nodes with one number are equal."""
-        memory = Memory.of(gm)
+        memory, leaving = Memory.of(gm), _leaving(gm.graph)
         first: dict[Any, fx.Node] = {}
         stands_for: dict[fx.Node, fx.Node] = {}
         groups: dict[fx.Node, list[fx.Node]] = {}
@@ -82,6 +84,9 @@ class Deduplicate(Pass):
             if not (is_pure(gm, node) and is_pure(gm, twin)) and not _count_alike(gm, node, twin):
                 if "type" in node.meta:
                     refusals.append(Refusal((node, twin), _why_not_pure(gm, node)))
+                continue
+            if _memory(node) in leaving and _memory(twin) in leaving:
+                refusals.append(Refusal((node, twin), "both are returned, and whoever gets them may write to one"))
                 continue
             if not (memory.is_steady(node) and memory.is_steady(twin)):
                 refusals.append(Refusal((node, twin), "its memory, or what it reads, is written in place"))
@@ -99,6 +104,15 @@ class Deduplicate(Pass):
                 rewriter.call_function(ops.copy_statistics, (first, kept, twins))
         for node in rest:
             rewriter.replace(node, first)
+
+
+def _leaving(graph: fx.Graph) -> set[Any]:
+    """Return the memory that a graph returns, in containers too."""
+    return {_memory(value) for reader in exits(graph) for value in reader.all_input_nodes} - {None}
+
+
+def _memory(node: fx.Node) -> Any:
+    return node.meta.get("storage")
 
 
 def _kind(gm: fx.GraphModule, node: fx.Node) -> str:

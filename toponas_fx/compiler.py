@@ -14,7 +14,7 @@ from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.deciding import LateDecision, deciding, detection, may_decide
-from toponas_fx.errors import CaptureError, PreconditionError
+from toponas_fx.errors import CaptureError, PreconditionError, ToponasError
 from toponas_fx.inspection import inspection
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Pass
@@ -61,7 +61,12 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
     """
     start, why = time.perf_counter(), _why_captured(state, call, state.tree(fast))
     with collector_off(), progress(f"{state.user_class.__name__} is captured again, {why}"):
-        program = _compile_call(fast, state, call, args, kwargs)
+        try:
+            program = _compile_call(fast, state, call, args, kwargs)
+        except ToponasError:
+            raise
+        except Exception:  # forward's own: run as written, it raises that again, and leaves what it has done by then
+            return None
     told = _log.warning if state.captures.get(call.fixed, 0.0) > FREQUENT else _log.info
     told("%s was captured again, %s: %.1f s", state.user_class.__name__, why, time.perf_counter() - start)
     return program

@@ -78,7 +78,8 @@ class Inspection(fx.GraphModule):
         """What was merged, what was refused and why, and what it saves; the first look measures that."""
         state = self._toponas
         if state.unmeasured is not None:
-            state.report, state.unmeasured = measured_report(self._toponas_model, state, state.unmeasured), None
+            inputs, state.unmeasured = state.unmeasured, None
+            state.report = measured_report(self._toponas_model, state, inputs)
         found: Report = state.report
         return found
 

@@ -89,10 +89,13 @@ def _of_module(node: fx.Node, module: nn.Module) -> LinearOp | None:
         return LinearOp(node, value, f"{path}.weight", bias_path, tuple(weight.shape), (), (), (), 1)
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or module.padding_mode != "zeros":
         return None
-    padding = _padding(module.padding, module.kernel_size, module.dilation)
+    stride, dilation = _tuple(module.stride, dims), _tuple(module.dilation, dims)
+    if stride is None or dilation is None:
+        return None
+    padding = _padding(module.padding, weight.shape[2:], dilation)
     if padding is None:
         return None
-    geometry = (tuple(module.stride), padding, tuple(module.dilation), module.groups)
+    geometry = (stride, padding, dilation, module.groups)
     return LinearOp(node, value, f"{path}.weight", bias_path, tuple(weight.shape), *geometry)
 
 

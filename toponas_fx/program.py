@@ -256,6 +256,8 @@ class Program:
             tree.watched[id(self.equal_norms)] = (self.equal_norms, pairs)
         read = [operator.itemgetter(name) for name in ("running_mean", "running_var")]
         kept, others = ([tensor for take in read for tensor in map(take, tables)] for tables in pairs)
+        if any(map(operator.is_, kept, others)) or any(t is None for t in (*kept, *others)):
+            return False  # they count in one place, or not at all
         if len({tensor.device for tensor in kept}) > 1:
             return all(map(torch.equal, kept, others))
         return torch.equal(torch.cat(kept), torch.cat(others))

@@ -56,7 +56,10 @@ def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
         saved = _snapshot(model, call.tensors if program.has_writes else ()) if program.has_guards else None
         try:
             result = program.run(model, *program.inputs(call))
-        except GuardFailure:
+        except BaseException as error:
+            torch._C._set_grad_enabled(call.key[4])  # the graph may have switched it off, and on again further down
+            if not isinstance(error, GuardFailure):
+                raise
             _put_back(model, saved)
         else:
             return _written(model, program, result) if program.writes else result

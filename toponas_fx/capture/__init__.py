@@ -128,7 +128,7 @@ def _recorded(
     has_gradients = torch.is_grad_enabled()
     with (
         telling_state(recorder.guards),
-        no_trace(root),
+        no_trace(root) as changed,
         torch.inference_mode(False),
         torch.set_grad_enabled(has_gradients),
     ):
@@ -158,6 +158,10 @@ def _recorded(
             )
         if any(id(tensor) not in recorder.known_tensors for _, tensor in model_tensors(root)):
             raise CaptureError(f"forward puts a new tensor into the model; {REGISTER}", _location(forward))
+        if (where := changed()) is not None:
+            raise CaptureError(
+                f"forward changes state in place: {where} holds other items; {WRITE}", _location(forward)
+            )
     fingerprint = Fingerprint.of(recorder.graph, recorder.decisions)
     return Capture(
         recorder.graph,

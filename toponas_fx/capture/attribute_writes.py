@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from toponas_fx.capture.frozen import MISSING
+from toponas_fx.capture.layers import is_leaf, names_read
 from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.owners import MODULE_INTERNALS, plain_attributes
 from toponas_fx.capture.sizes import RecordedInt
@@ -95,8 +96,10 @@ class AttributeWrites:
 
 
 def may_be_written(module: nn.Module, name: str, value: Any) -> bool:
-    """Tell whether a write sets a plain attribute of a module: no parameter, no child, nothing of torch's own."""
+    """Tell whether a write sets a plain attribute of a module: no parameter or child, nothing that torch's own read."""
     own = object.__getattribute__(module, "__dict__")
+    if is_leaf(module) and name in names_read(type(module)):  # type: ignore[arg-type]
+        return False
     if name in MODULE_INTERNALS or any(name in own[table] for table in ("_parameters", "_buffers", "_modules")):
         return False
     return not hasattr(getattr(type(module), name, None), "__set__") and not isinstance(value, nn.Module | nn.Parameter)

@@ -189,16 +189,13 @@ class StateGuards:
                     yield Read(*key), (frozen, value)
 
     def agrees(self, other: StateGuards) -> bool:
-        """Return whether a run in the other mode found the same state, as far as both read it, but for the mode."""
-        return (
-            self.patched == other.patched
-            and self.layers == other.layers
-            and all(
-                other.attributes.get(key, value) == value
-                for key, value in self.attributes.items()
-                if key[1] != "training"
-            )
-        )
+        """Return whether a run in evaluation mode, all of it, found the same state else, as far as both read it."""
+        if self.patched != other.patched or self.layers != other.layers:
+            return False
+        if any(value for (_, name), value in other.attributes.items() if name == "training"):
+            return False
+        own = (item for item in self.attributes.items() if item[0][1] != "training")
+        return all(other.attributes.get(key, value) == value for key, value in own)
 
     def _unlike(self, tree: TreeIndex) -> Iterable[_Watched]:
         """Return the attributes that may be other values than were read, with their owners' tables; asked for in C."""

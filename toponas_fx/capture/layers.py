@@ -10,6 +10,8 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -26,10 +28,12 @@ _NOT_THERE = ("deleted",)
 
 def is_leaf(module: nn.Module) -> bool:
     """Tell whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
+    kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return True
-    in_torch = type(module).__module__.startswith("torch.nn.modules.")
-    return in_torch and not isinstance(module, _CONTAINERS) and type(module) is not nn.Module
+    if not kind.__module__.startswith("torch.nn.modules.") or isinstance(module, _CONTAINERS) or kind is nn.Module:
+        return False
+    return methods_called(kind).isdisjoint(object.__getattribute__(module, "__dict__"))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -74,26 +78,35 @@ class Layers:
     Attributes:
         paths: of all.
         modules: the layers themselves.
-        options: what they have of options, in groups.
+        options: what they have of options, in groups, and the parameters and buffers that are None.
+        methods: names of methods that their forwards call, each with the tables of attributes of those that do.
     """
 
     paths: list[str]
     modules: list[nn.Module]
     options: list[Options]
+    methods: list[tuple[str, list[dict[str, Any]]]]
 
     @classmethod
     def of(cls, modules: Iterable[tuple[str, nn.Module]]) -> Layers:
         """Find the layers among modules with their paths."""
         leaves = [(path, module) for path, module in modules if is_leaf(module)]
-        groups: dict[tuple[str, ...], tuple[list[str], list[dict[str, Any]]]] = {}
+        groups: dict[tuple[str, tuple[str, ...]], tuple[list[str], list[dict[str, Any]]]] = {}
+        methods: dict[str, list[dict[str, Any]]] = {}
         for path, module in leaves:
-            names = tuple(_options_of(module))
-            if names:
-                paths, tables = groups.setdefault(names, ([], []))
-                paths.append(path)
-                tables.append(vars(module))
-        options = [Options(names, *found, operator.itemgetter(*names)) for names, found in groups.items()]
-        return cls([path for path, _ in leaves], [module for _, module in leaves], options)
+            own = vars(module)
+            found = {"options": tuple(_options_of(module))}
+            for table in ("_parameters", "_buffers") if not isinstance(module, torch.jit.ScriptModule) else ():
+                found[table] = tuple(name for name, tensor in own[table].items() if tensor is None)
+            for kind, names in found.items():
+                if names:
+                    paths, tables = groups.setdefault((kind, names), ([], []))
+                    paths.append(path)
+                    tables.append(own if kind == "options" else own[kind])
+            for name in methods_called(type(module)):  # type: ignore[arg-type]
+                methods.setdefault(name, []).append(own)
+        options = [Options(names, *found, operator.itemgetter(*names)) for (_, names), found in groups.items()]
+        return cls([path for path, _ in leaves], [module for _, module in leaves], options, list(methods.items()))
 
     def values(self) -> list[list[Any]]:
         """Return what the layers are now: the classes of all, then the options of each group."""
@@ -105,6 +118,9 @@ class Layers:
         Args:
             was: what ``values`` gave; that of other layers counts as changed, too.
         """
+        for name, tables in self.methods:
+            if any(map(dict.__contains__, tables, repeat(name))):
+                return "", name, "that of its class"
         if len(was) == 1 + len(self.options) and len(was[0]) == len(self.modules):
             if list(map(type, self.modules)) == was[0] and all(map(Options.hold, self.options, was[1:])):
                 return None
@@ -133,7 +149,7 @@ def _equal(one: Any, other: Any) -> bool:
 def _options_of(module: nn.Module) -> Iterator[str]:
     if isinstance(module, torch.jit.ScriptModule):
         return
-    names = names_read(type(module))  # type: ignore[arg-type]  # mypy takes a class for unhashable
+    names = names_read(type(module))  # type: ignore[arg-type]
     for name, value in vars(module).items():
         if name not in names or name.startswith("_") or name in MODULE_INTERNALS or not _is_plain(value):
             continue  # one with an underscore is the constructor's, made of others
@@ -144,6 +160,13 @@ def _options_of(module: nn.Module) -> Iterator[str]:
 
 def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
+
+
+@functools.cache  # mypy takes a class for unhashable
+def methods_called(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the names of the methods of its own that a layer's forward calls: an instance may have others."""
+    found = (name for name in names_read(kind) if isinstance(getattr(kind, name, None), FunctionType))  # type: ignore[arg-type]
+    return frozenset(found)
 
 
 @functools.cache

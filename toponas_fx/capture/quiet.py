@@ -8,7 +8,7 @@ import operator
 import random
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,23 +48,29 @@ def restored_buffers(root: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def no_trace(root: nn.Module) -> Iterator[None]:
-    """Restore a model on exit: its tensors' values, what its attributes hold, and all generators."""
+def no_trace(root: nn.Module) -> Iterator[Callable[[], str | None]]:
+    """Restore a model on exit: its tensors' values, what its attributes hold, and all generators.
+
+    Yields:
+        What tells the first attribute that holds something else now, a list that grew say; None where none does.
+    """
     saved: dict[int, tuple[Tensor, Tensor, bool]] = {}
     for _, tensor in model_tensors(root):
         if tensor.layout is not torch.strided:
             continue  # torch neither compares nor overwrites sparse values in place
         saved.setdefault(id(tensor), (tensor, tensor.detach().clone(), tensor.requires_grad))
     dtype = torch.get_default_dtype()
-    modules = dict(walk_modules(root)).values()
-    held = [(container, copy.copy(container)) for module in modules for container in _containers_of(module)]
+    found = dict(walk_modules(root))
+    modules = found.values()
+    containers = (item for path, module in found.items() for item in _containers_of(path, module))
+    held = [(name, container, copy.copy(container)) for name, container in containers]
     own_generators = [part for module in modules for part in _generators_of(module)]
     with restored_generators():
         try:
-            yield
+            yield lambda: next((name for name, *both in held if not _holds(*both)), None)
         finally:
             torch.set_default_dtype(dtype)
-            for container, items in held:
+            for _, container, items in held:
                 _put_back(container, items)
             for generator, name, state in own_generators:
                 setattr(generator, name, state) if name else generator.setstate(state)
@@ -120,14 +126,15 @@ def foreign_generators() -> tuple[Any, Any]:
     return random.getstate(), (name, keys.tobytes(), *rest)
 
 
-def _containers_of(module: nn.Module) -> Iterator[Any]:
-    """Yield the tables of a module, and the containers that its attributes hold."""
+def _containers_of(path: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the tables of a module, and the containers that its attributes hold, each with a name to speak of it."""
     own = vars(module)
     for table in (own, module._parameters, module._buffers, module._modules):
         if isinstance(table, dict):  # a scripted module's are not
-            yield table
-    for _, value in plain_attributes(module):
-        yield from (part for part in _inside(value) if isinstance(part, list | deque | set | dict))
+            yield f"an attribute of {f'`{path}`' if path else 'the model'}", table
+    for name, value in plain_attributes(module):
+        parts = (part for part in _inside(value) if isinstance(part, list | deque | set | dict))
+        yield from ((f"`{path or 'the model'}.{name}`", part) for part in parts)
 
 
 def _generators_of(module: nn.Module) -> Iterator[tuple[Any, str, Any]]:
@@ -150,19 +157,22 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
     if isinstance(value, list | deque | set | tuple):
         for part in value:
             yield from _inside(part, depth - 1)
-    elif not callable(value) and attributes_of(value):
+    elif not callable(value) and hasattr(type(value), "__dict__"):
         yield from _inside(attributes_of(value), depth)
+
+
+def _holds(container: Any, items: Any) -> bool:
+    """Tell whether a container holds the very items that it did."""
+    if len(container) != len(items):
+        return False
+    if isinstance(container, dict):
+        is_same = all(map(operator.is_, container, items))
+        return is_same and all(map(operator.is_, container.values(), items.values()))
+    return bool(container == items) if isinstance(container, set) else all(map(operator.is_, container, items))
 
 
 def _put_back(container: Any, items: Any) -> None:
     """Give a container the items it had, where they are others now."""
-    if len(container) == len(items):
-        if isinstance(container, dict):
-            is_same = all(map(operator.is_, container, items))
-            is_same = is_same and all(map(operator.is_, container.values(), items.values()))
-        else:
-            is_same = container == items if isinstance(container, set) else all(map(operator.is_, container, items))
-        if is_same:
-            return
-    container.clear()
-    container.extend(items) if isinstance(container, list | deque) else container.update(items)
+    if not _holds(container, items):
+        container.clear()
+        container.extend(items) if isinstance(container, list | deque) else container.update(items)

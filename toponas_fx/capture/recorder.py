@@ -66,7 +66,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         self.decisions: list[str] = []
         self.sizes_used: list[tuple[Any, ...]] = []
         self.looks_at_grad_mode = False
-        self._thread, self._watches = get_ident(), False
+        self._thread, self._watches, self._has_gradients = get_ident(), False, True
         self.tracer: Any = None
         self._paths = tree.paths
         self._tables = []
@@ -99,6 +99,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
     def add_output(self, root: nn.Module, arguments: Any, value: Any) -> None:
         """Make the output node: what forward returns, and, where it wrote attributes, what it left there."""
         self.note_tables()
+        self._check_grad_mode()
         refused = self.writes.cannot_be_set(root, self.guards.attributes, (arguments, value))
         if refused is not None:
             raise self._cannot_write(root.get_submodule(refused[0]), refused[1])
@@ -112,7 +113,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
     def recording(self) -> Iterator[None]:
         """Record what runs inside."""
         with self:
-            self.is_watching = True
+            self.is_watching, self._has_gradients = True, torch.is_grad_enabled()
             try:
                 yield
             finally:
@@ -172,10 +173,13 @@ class Recorder(TorchFunctionMode, AttributeReads):
 
     def _call(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any], hidden: Any = ()) -> Any:
         self._check_modes()
+        self._check_grad_mode()
         node_args, node_kwargs = self._values.argument(tuple(args)), self._values.argument(dict(kwargs))
         tensors = [*(leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)), *hidden]
         versions = [_version(tensor) for tensor in tensors]
         value = run()
+        if getattr(target, "__name__", "") == "_set_grad_enabled":
+            self._has_gradients = torch.is_grad_enabled()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
         if isinstance(target, str) and op == "call_method" and target.endswith("_") and not target.endswith("__"):
             written = written or tensors[:1]
@@ -253,6 +257,10 @@ class Recorder(TorchFunctionMode, AttributeReads):
             raise self._values.fail(f"{name} is switched inside forward; {SWITCH}")
         if self.finds_draws:
             self._check_generators(" before this line")
+
+    def _check_grad_mode(self) -> None:
+        if torch.is_grad_enabled() is not self._has_gradients:  # in code that torch hides from modes
+            raise self._values.fail(f"grad mode is switched unseen; {SWITCH}")
 
     def _check_generators(self, place: str) -> None:
         error = why_foreign(self._generators, user_location(), place)
