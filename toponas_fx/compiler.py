@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from types import MethodType
 from typing import Any
 
@@ -14,7 +15,7 @@ from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.deciding import LateDecision, deciding, detection, may_decide
-from toponas_fx.errors import CaptureError, PreconditionError, ToponasError
+from toponas_fx.errors import CaptureError, PassError, PreconditionError, ToponasError
 from toponas_fx.inspection import inspection
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Pass
@@ -108,9 +109,16 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
     if known is not None:
         state.captures[call.fixed] = spent + COST_OF_KNOWN
         return known
+    decides = may_decide(state.sharing, call)
     try:
         program = _build(fast, state, recorded, call)
     except PreconditionError as error:  # what was decided once cannot be kept in this capture
+        refuse(state, call, str(error), recorded.capture.guards)
+        return None
+    except PassError as error:  # a fault of ours, hours into a search: what its user wrote is right all the same
+        if decides:
+            raise
+        warnings.warn(f"{state.user_class.__name__} runs as its user wrote it in a later call: {error}", stacklevel=2)
         refuse(state, call, str(error), recorded.capture.guards)
         return None
     changing = changing_value(state, program.guards)
