@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType, MemberDescriptorType
 from typing import Any
@@ -25,6 +25,7 @@ from toponas_fx.capture.functions import GRAD_MODE
 from toponas_fx.capture.guards import follow
 from toponas_fx.capture.numbers import UNSEEN_READS, may_hide
 from toponas_fx.capture.outside import (
+    BY_TEXT,
     held_by,
     imported,
     is_environment,
@@ -36,7 +37,7 @@ from toponas_fx.capture.outside import (
     readings,
     why_impure,
 )
-from toponas_fx.capture.owners import is_library, is_users
+from toponas_fx.capture.owners import attributes_of, is_library, is_users
 from toponas_fx.capture.recorder import Recorder
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.capture.values import user_location
@@ -215,8 +216,13 @@ class CodeWatcher:
                 self._guards.note_method(owner, code.co_name, own, where)
 
     def _note_object(self, value: Any, code: CodeType, where: str) -> None:
-        """Note the plain attributes that a method of an object, or of a class, names."""
-        for name in names_of(code):
+        """Note the plain attributes that a method of an object, or of a class, names; all where it reads by text."""
+        names = names_of(code)
+        if not (BY_TEXT | UNSEEN_READS).isdisjoint(names):
+            kinds = (kind for kind in type(value).__mro__ if not is_library(kind.__module__))
+            inherited = (name for kind in kinds for name in vars(kind) if not name.startswith("__"))
+            names = tuple(dict.fromkeys((*names, *attributes_of(value), *inherited)))
+        for name in names:
             inner = _static(value, name)
             if _is_plain(inner):
                 self._guards.note_reference(value, name, freeze(inner, self._tree.paths), where)
@@ -278,4 +284,6 @@ def _name_of(value: Any, default: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (type(value).__module__ == "numpy" and hasattr(value, "tobytes"))
+    if isinstance(value, _PLAIN) or (type(value).__module__ == "numpy" and hasattr(value, "tobytes")):
+        return True
+    return is_library(type(value).__module__) and isinstance(value, Mapping)  # a ChainMap, what a ConfigParser holds

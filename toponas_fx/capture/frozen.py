@@ -85,7 +85,7 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
     if isinstance(value, nn.Module) and id(value) in paths:
         return Kind(f"module {paths[id(value)]}")
     if isinstance(value, _BY_IDENTITY):
-        return _by_name(value)
+        return _by_name(value, paths, depth)
     if depth == 0:
         return Kind(type(value).__qualname__), tuple(_numbers_below(value))
     parts = _parts(value)
@@ -126,13 +126,21 @@ class _Items(list[tuple[Any, Any]]):
     """What a dict or an object holds, each with its key or name: one level, as the items of a list are."""
 
 
-def _by_name(value: Any) -> Any:
-    """Return the name of a function or class that can be imported by it; others are themselves only."""
+def _by_name(value: Any, paths: Mapping[int, str], depth: int) -> Any:
+    """Return the name of a function or class that can be imported by it; others are themselves only.
+
+    With it go a function's default arguments: code may set others, or change those.
+    """
     owner, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     found: Any = sys.modules.get(str(owner))
     for part in name.split("."):
         found = getattr(found, part, None)
-    return ("function or class", (owner, name)) if found is value else Same(value)
+    picture: Any = ("function or class", (owner, name)) if found is value else Same(value)
+    defaults = (value.__defaults__, value.__kwdefaults__) if isinstance(value, FunctionType) else (None, None)
+    if defaults == (None, None) or not depth:
+        return picture
+    own = freeze(defaults, paths, depth - 1)
+    return (picture[0], (*picture[1], own)) if isinstance(picture, tuple) else (picture, own)
 
 
 def is_own_name(frozen: Any, name: str) -> bool:

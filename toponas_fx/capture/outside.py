@@ -49,7 +49,7 @@ _SWITCHES = frozenset(
     "get_float32_matmul_precision is_anomaly_enabled".split()
 )
 """Names of torch's functions that tell how it is set."""
-_BY_TEXT = frozenset(("globals", "getattr", "hasattr", "vars", "__dict__", "attrgetter", "eval"))
+BY_TEXT = frozenset(("globals", "getattr", "hasattr", "vars", "__dict__", "attrgetter", "eval"))
 """What reads by names that are texts in the code."""
 
 
@@ -102,7 +102,7 @@ def chains(code: CodeType) -> tuple[tuple[str, ...], ...]:
 def names_of(code: CodeType) -> tuple[str, ...]:
     """Return the names that a function's code, or that of a function within it, looks up, by text too."""
     texts = (text for text in code.co_consts if isinstance(text, str) and text.isidentifier())
-    by_text = texts if not _BY_TEXT.isdisjoint(code.co_names) else ()
+    by_text = texts if not BY_TEXT.isdisjoint(code.co_names) else ()
     inner = (name for part in code.co_consts if isinstance(part, CodeType) for name in names_of(part))
     return tuple(dict.fromkeys((*code.co_names, *by_text, *inner)))
 
