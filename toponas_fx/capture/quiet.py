@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import operator
 import random
@@ -63,14 +64,14 @@ def no_trace(root: nn.Module) -> Iterator[Callable[[], str | None]]:
     found = dict(walk_modules(root))
     modules = found.values()
     containers = (item for path, module in found.items() for item in _containers_of(path, module))
-    held = [(name, container, copy.copy(container)) for name, container in containers]
+    held = [(name, kind, container, copy.copy(container)) for name, kind, container in containers]
     own_generators = [part for module in modules for part in _generators_of(module)]
     with restored_generators():
         try:
-            yield lambda: next((name for name, *both in held if not _holds(*both)), None)
+            yield lambda: next((name for name, kind, now, was in held if not _holds(now, was, kind)), None)
         finally:
             torch.set_default_dtype(dtype)
-            for _, container, items in held:
+            for *_, container, items in held:
                 _put_back(container, items)
             for generator, name, state in own_generators:
                 setattr(generator, name, state) if name else generator.setstate(state)
@@ -126,15 +127,22 @@ def foreign_generators() -> tuple[Any, Any]:
     return random.getstate(), (name, keys.tobytes(), *rest)
 
 
-def _containers_of(path: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the tables of a module, and the containers that its attributes hold, each with a name to speak of it."""
+def _containers_of(path: str, module: nn.Module) -> Iterator[tuple[str, type | None, Any]]:
+    """Yield the tables of a module, and the containers that its attributes hold.
+
+    Each comes with a name to speak of it, and with the class of the object whose attributes it holds.
+    """
     own = vars(module)
     for table in (own, module._parameters, module._buffers, module._modules):
         if isinstance(table, dict):  # a scripted module's are not
-            yield f"an attribute of {f'`{path}`' if path else 'the model'}", table
+            owner = f"`{path}`" if path else "the model"
+            yield f"an attribute of {owner}", type(module) if table is own else None, table
     for name, value in plain_attributes(module):
-        parts = (part for part in _inside(value) if isinstance(part, list | deque | set | dict))
-        yield from ((f"`{path or 'the model'}.{name}`", part) for part in parts)
+        kinds: dict[int, type] = {}
+        for part in _inside(value):
+            kinds[id(attributes_of(part))] = type(part)
+            if isinstance(part, list | deque | set | dict):
+                yield f"`{path or 'the model'}.{name}`", kinds.get(id(part)), part
 
 
 def _generators_of(module: nn.Module) -> Iterator[tuple[Any, str, Any]]:
@@ -161,14 +169,21 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
         yield from _inside(attributes_of(value), depth)
 
 
-def _holds(container: Any, items: Any) -> bool:
-    """Tell whether a container holds the very items that it did."""
+def _holds(container: Any, items: Any, kind: type | None = None) -> bool:
+    """Tell whether a container holds the very items that it did; attributes that a class keeps for itself may come."""
+    if kind is not None and len(container) > len(items):
+        container = {name: value for name, value in container.items() if name in items or not _is_kept(kind, name)}
     if len(container) != len(items):
         return False
     if isinstance(container, dict):
         is_same = all(map(operator.is_, container, items))
         return is_same and all(map(operator.is_, container.values(), items.values()))
     return bool(container == items) if isinstance(container, set) else all(map(operator.is_, container, items))
+
+
+def _is_kept(kind: type, name: str) -> bool:
+    """Tell whether an attribute is what a ``cached_property`` leaves on first reading."""
+    return any(isinstance(vars(owner).get(name), functools.cached_property) for owner in kind.__mro__)
 
 
 def _put_back(container: Any, items: Any) -> None:
