@@ -45,6 +45,23 @@ class Annealed(Supernet):
         return 0.5 * super().weights() + 0.125
 
 
+class Lottery(Supernet):
+    """Noise alone decides, and alphas do nothing."""
+
+    def weights(self) -> Any:
+        alphas = self.held["alphas"]
+        return F.one_hot(torch.rand_like(alphas).argmax(-1), alphas.shape[-1]).to(alphas) + 0 * super().weights()
+
+
+class Noisy(Supernet):
+    """One-hot in each draw, but noise decides where, whatever alphas are."""
+
+    def weights(self) -> Any:
+        bounded = self.held["alphas"].tanh()
+        chosen = F.one_hot((bounded + 9 * torch.rand_like(bounded)).argmax(-1), bounded.shape[-1]).to(bounded)
+        return chosen + bounded - bounded.detach()
+
+
 class Constant32(Supernet):
     """Cannot run in float64."""
 

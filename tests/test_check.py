@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_models import Annealed, Constant32, Draws, Rounded32, Scored, Supernet, WeightsGiven
+from check_models import Annealed, Constant32, Draws, Lottery, Noisy, Rounded32, Scored, Supernet, WeightsGiven
 from supernets.darts import DARTSSupernet
 from supernets.gdas import GDASSupernet
 from supernets.mobile import MobileSupernet
@@ -151,6 +151,20 @@ def test_weights_that_are_never_one_hot_are_named() -> None:
     assert verdict.sentence == "PASS, but incomplete: 2 of 2 mixtures could not be put at one-hot weights"
     assert "    edges.0: no value of its tensors makes its weights one-hot" in str(verdict).splitlines()
     assert not verdict.as_dict()["complete"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Lottery, "its weights depend on no tensor of the model that can be set"),
+        (Noisy, "no value of its tensors makes its weights one-hot"),
+    ],
+)
+def test_weights_that_noise_decides_are_never_one_hot(kind: type[nn.Module], reason: str) -> None:
+    verdict = toponas_fx.check(kind(), X)
+    assert verdict.vertices.missed
+    assert all(missed.endswith(f": {reason}") for missed in verdict.vertices.missed)
+    assert not verdict.vertices.is_complete
 
 
 def test_weights_from_the_input_are_named() -> None:

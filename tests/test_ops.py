@@ -278,3 +278,14 @@ def test_guard_passes_the_recorded_answer(value, expected):
 def test_guard_fails_on_another_answer(value, expected):
     with pytest.raises(GuardFailure, match="the recorded run read"):
         ops.guard(value, expected)
+
+
+def test_a_scaled_norm_that_was_told_to_count_nothing_counts_nothing():
+    norm = torch.nn.BatchNorm2d(3).double()
+    norm.track_running_stats = False  # its buffers are there still, and torch leaves them alone in training
+    x, scale = torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    before = [buffer.clone() for buffer in norm.buffers()]
+    for training in (True, False):
+        norm.train(training)
+        assert torch.allclose(ops.scaled_norm(x, norm, scale), scale * norm(x), rtol=0, atol=1e-12)
+    assert all(map(torch.equal, norm.buffers(), before))

@@ -71,3 +71,26 @@ def test_layers_may_have_any_name(mode: str) -> None:
     reference.layers["class"] = fast.layers["class"]
     if mode == "exact":
         assert torch.allclose(fast(x), reference(x), rtol=1e-12)
+
+
+class ByType(nn.Module):
+    """Another path for another type of input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1).double()
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        scale = 2.0 if x.dtype == torch.float32 else 1.0
+        if y is not None and y.dtype == torch.int64:
+            scale = 3.0
+        return self.conv(x.double()) * scale
+
+
+def test_a_program_is_for_the_types_that_it_was_made_for() -> None:
+    model, x = ByType(), torch.randn(2, 3, 4, 4).double()
+    fast = toponas_fx.simplify(model, x, mode="exact")
+    for each in (x, x.float(), x, x.float()):
+        assert torch.allclose(fast(each), model(each), rtol=1e-12)
+        for y in (x, x.long(), x):
+            assert torch.allclose(fast(each, y=y), model(each, y=y), rtol=1e-12)

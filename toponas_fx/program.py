@@ -7,6 +7,7 @@ import keyword
 import linecache
 import operator
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
@@ -189,6 +190,7 @@ class Program:
         run = _respelt(python.src, self.graph, _fast(self.entered))
         filename = f"<toponas_fx program {id(self)}>"
         linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
         scope = dict(python.globals)
         exec(compile(run, filename, "exec"), scope)
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)

@@ -210,3 +210,12 @@ def test_an_average_pooling_carries_each_of_its_weights(kind):
 def test_keeps_poolings_that_round_up_or_divide_by_a_number():
     net = Edge(nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, divisor_override=3))
     assert check_keeps(FoldWeights(), net, X, prerequisites=FIRST) == []
+
+
+def test_keeps_a_term_that_stands_twice_in_a_sum():
+    def forward(self, x):
+        h = self.norm(x)
+        return self.alphas[0] * h + self.alphas[1] * h + self.alphas[2] * torch.tanh(x)
+
+    net = Net(forward, alphas=nn.Parameter(torch.rand(3)), norm=nn.BatchNorm2d(4))
+    check_keeps(FoldWeights(), net, X, "something else reads the term, without the weight", prerequisites=FIRST)

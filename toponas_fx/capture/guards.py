@@ -18,6 +18,7 @@ from toponas_fx.capture.expressions import Condition, Read, Reader, Source, pres
 from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, agree, freeze, is_own_name
 from toponas_fx.capture.tree_index import TreeIndex
 
+_WATCHED = 64
 _Watched = tuple[dict[str, Any], str, str, Any]
 
 
@@ -207,6 +208,8 @@ class StateGuards:
             alike = [known for known in found if known[0].get(known[2], INHERITED) is known[3]]
             others = [known for known in found if known[0].get(known[2], INHERITED) is not known[3]]
             owners, names, values = ([known[at] for known in alike] for at in (0, 2, 3))
+            if len(tree.watched) > _WATCHED:  # of captures that nobody holds any more
+                tree.watched.clear()
             tree.watched[id(self)] = (self.attributes, found, owners, names, values, others)
         hold = all(map(operator.is_, map(dict.get, owners, names, repeat(INHERITED)), values))
         return cast("list[_Watched]", others if hold else found)
