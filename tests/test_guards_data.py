@@ -11,7 +11,6 @@ import numpy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 
 import toponas_fx
@@ -221,7 +220,6 @@ AS_WRITTEN: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "own_numpy_random": (lambda m, x: x * m.numbers.random(), "changes state in place"),
     "to_numpy": (lambda m, x: m.ops[int(m.alphas.detach().numpy().argmax())](x), "handed to numpy"),
     "from_numpy": (lambda m, x: x * torch.from_numpy(numpy.ones(1)), "comes neither from the model nor"),
-    "legacy": (lambda m, x: x * Variable(torch.DoubleTensor(x.size(0), 1, 1, 1).bernoulli_(0.5)), "legacy constructor"),
     "legacy_values": (lambda m, x: x * torch.Tensor([2.0]), "legacy constructor"),
     "writes": (writes, "writes the attribute `last`"),
     "swallowed": (swallowed, "writes the attribute `newest`"),

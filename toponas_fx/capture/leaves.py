@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.autograd import Function, Variable
 
 from toponas_fx.capture.expressions import Numbers
+from toponas_fx.capture.legacy import stand_ins
 from toponas_fx.capture.owners import MODULE_INTERNALS, is_library
 from toponas_fx.purity import has_global_hooks, is_hooked
 
@@ -83,6 +85,8 @@ def watched(root: nn.Module, forward: Callable[..., Any], watcher: Watcher) -> I
         stack.enter_context(_replaced(nn.Module, "__delattr__", _watched_write(watcher, "__delattr__")))
         stack.enter_context(_replaced(Function, "apply", _watched_apply(watcher)))
         stack.enter_context(_replaced(type(Variable), "__call__", _watched_variable(watcher)))
+        for owner, name, stand_in in stand_ins(watcher):
+            stack.enter_context(_replaced(owner, name, stand_in))
         yield forward
 
 
@@ -95,7 +99,7 @@ def _put_forward(module: nn.Module, own: Any) -> None:
 
 
 @contextmanager
-def _replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+def _replaced(owner: type | ModuleType, name: str, value: Any) -> Iterator[None]:
     missing = object()
     before = vars(owner).get(name, missing)
     setattr(owner, name, value)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx import layouts, ops
 from toponas_fx.capture.advice import DENSE, HOLD
+from toponas_fx.capture.legacy import text_of
 from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.owners import TensorPath, model_tensors
 from toponas_fx.capture.sizes import RecordedInt
@@ -131,6 +132,8 @@ class ValueTable:
             return slice(*(self.argument(item) for item in (value.start, value.stop, value.step)))
         if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):
             return value.item()
+        if text_of(value) is not None:
+            return text_of(value)
         kind = type(value).__qualname__
         raise self.fail(f"a torch call takes, or forward returns, a {kind}, {HOLD}")
 
