@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import toponas_fx
-from exactness import image, no_capture
+from exactness import counted_captures, image, no_capture
 from write_cases import (
     ANYHOW,
     COMPILED,
     Cell,
+    counted,
     deeper,
     given,
     measured_once,
@@ -33,6 +34,7 @@ from write_cases import (
     with_the_last,
 )
 
+LOG: list[int] = []
 NAMES = ("last", "seen", "flag", "cache", "calls", "weight_of_it", "last_input", "left")
 
 
@@ -200,3 +202,31 @@ def test_a_copy_has_attributes_of_its_own() -> None:
         twin(image())
     assert torch.allclose(twin.last, torch.tensor(3.0).log().double())
     assert not torch.allclose(fast.last, twin.last)
+
+
+def test_a_counter_costs_no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(UserWarning, match="forward writes the attribute `calls` of the model"):
+        fast = toponas_fx.simplify(Cell(counted), image(), mode="exact")
+    with counted_captures(monkeypatch) as made:
+        for _ in range(12):
+            fast(image())
+    assert not made
+    assert fast.calls == 12
+
+
+def test_two_lists_that_grow_cost_no_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def growing(m: Any, x: Tensor) -> Tensor:
+        m.table.append(len(m.table))
+        m.other["a"].append(len(m.other))
+        LOG.append(x.size(0))
+        return m.mix(x) * (len(m.table) + len(m.other["a"]) + len(LOG))  # type: ignore[no-any-return]
+
+    model = Cell(growing)
+    model.table, model.other = [], {"a": []}
+    with pytest.warns(UserWarning, match="forward changes state in place"):
+        fast = toponas_fx.simplify(model, image(), mode="exact")
+    with counted_captures(monkeypatch) as made:
+        for _ in range(12):
+            fast(image())
+    assert not made
+    assert (len(fast.table), len(fast.other["a"])) == (12, 12)

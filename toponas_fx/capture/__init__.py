@@ -151,7 +151,7 @@ def _recorded(
         guards = recorder.guards
         change = guards.first_constant(tree) or guards.first_option(tree) or guards.patched_since(tree)
         if change is not None:
-            recorder.guards.attributes.pop(change.key, None)  # what forward changes itself is no condition
+            guards.forget_changed(tree)
             raise CaptureError(
                 f"forward changes state in place: {change.sentence} when it was first read; {WRITE}",
                 change.where,

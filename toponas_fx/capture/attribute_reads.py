@@ -186,12 +186,13 @@ class AttributeReads:
         if path is None or (value and isinstance(value[0], Tensor) and any(t.get(name) is value[0] for t in tables)):
             return
         if not value or not may_be_written(module, name, value[0]):
-            self.guards.attributes.pop((path, name), None)  # no condition of what follows
             raise self._cannot_write(module, name)
         self.writes.note(path, module, name)
 
     def _cannot_write(self, module: nn.Module, name: str) -> CaptureError:
         path = self._paths[id(module)]
+        for key in ((path, name), *self.writes.written):
+            self.guards.attributes.pop(key, None)  # what forward changes itself is no condition of what follows
         owner = f"`{path}`" if path else "the model"
         return self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
 

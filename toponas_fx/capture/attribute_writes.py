@@ -44,6 +44,11 @@ class AttributeWrites:
         """Tell whether the run wrote a module's attribute, by path and name."""
         return key in self._before
 
+    @property
+    def written(self) -> tuple[_Key, ...]:
+        """The attributes that the run has written so far, by path of the module and name."""
+        return tuple(self._before)
+
     def note(self, path: str, module: nn.Module, name: str) -> None:
         """Note that an attribute is about to be written."""
         table = object.__getattribute__(module, "__dict__")

@@ -181,6 +181,18 @@ class StateGuards:
         path, name, was = found
         return Change(f"`{path or 'the model'}.{name}`", f"was {_show(was)}", "", (path, name))
 
+    def forget_changed(self, tree: TreeIndex) -> None:
+        """Leave out what is no longer as recorded: what forward changes itself is no condition of what follows."""
+
+        def holds(owner: Any, name: str, frozen: Any) -> bool:
+            value = getattr(owner, name, MISSING)
+            return value is frozen or agree(freeze(value, tree.paths), frozen)
+
+        own, outside, modules = self.attributes.items(), self.globals.items(), tree.modules
+        self.attributes = {key: was for key, was in own if was is INHERITED or holds(modules.get(key[0]), key[1], was)}
+        self.globals = {names: was for names, was in outside if agree(freeze(follow(names), tree.paths), was)}
+        self.references = [known for known in self.references if holds(*known[:3])]
+
     def changed_numbers(self, tree: TreeIndex) -> Iterator[tuple[Source, tuple[float, float]]]:
         """Yield the attributes that were a number and are another now, with both."""
         for key, frozen in self.attributes.items():
