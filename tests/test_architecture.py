@@ -48,6 +48,7 @@ LAYERS = (
     ("passes",),
     ("pipeline",),
     ("capture", "graph_pickle", "kernels", "checkpoint", "tree", "report"),
+    ("agreement",),
     ("program", "recording", "refusals", "state", "deciding", "compiler", "sampling", "measure", "inspection", "model"),
     ("running", "assembly", "unread", "unmixed"),
     ("tuning", "tuning_cache"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import keyword
 import linecache
-import operator
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from torch.fx.graph import _format_target
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops, recomputing
+from toponas_fx.agreement import norms_agree
 from toponas_fx.capture import Capture
 from toponas_fx.capture.expressions import Given, Source
 from toponas_fx.capture.fingerprint import Fingerprint
@@ -249,20 +249,7 @@ class Program:
 
     def norms_agree(self, tree: TreeIndex) -> bool:
         """Return whether norms of which one counts for the others have equal statistics still."""
-        if not self.equal_norms:
-            return True
-        _, pairs = tree.watched.get(id(self.equal_norms), (None, None))
-        if pairs is None:
-            found = [(tree.modules[first], tree.modules[path]) for first, *rest in self.equal_norms for path in rest]
-            pairs = [[vars(norm)["_buffers"] for norm in norms] for norms in zip(*found, strict=True)]
-            tree.watched[id(self.equal_norms)] = (self.equal_norms, pairs)
-        read = [operator.itemgetter(name) for name in ("running_mean", "running_var")]
-        kept, others = ([tensor for take in read for tensor in map(take, tables)] for tables in pairs)
-        if any(map(operator.is_, kept, others)) or any(t is None for t in (*kept, *others)):
-            return False  # they count in one place, or not at all
-        if len({tensor.device for tensor in kept}) > 1:
-            return all(map(torch.equal, kept, others))
-        return torch.equal(torch.cat(kept), torch.cat(others))
+        return not self.equal_norms or norms_agree(self.equal_norms, tree)
 
     def first_change(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
         """Return what changed in the Python state it depends on, or None; ``given`` are the floats of the call."""
