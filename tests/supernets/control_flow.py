@@ -176,11 +176,9 @@ class Attempts(_Flow):
 class LegacyMask(_Flow):
     """Paths are dropped by a mask from a legacy constructor, wrapped in ``Variable`` (DARTS)."""
 
-    expected = None
-    as_written = "legacy constructor"
-
     def step(self, w: Tensor, ops: Any, x: Tensor) -> Any:
-        mask = Variable(torch.DoubleTensor(x.size(0), 1, 1, 1).bernoulli_(0.9))
+        kind = torch.FloatTensor if x.dtype == torch.float32 else torch.DoubleTensor
+        mask = Variable(kind(x.size(0), 1, 1, 1).bernoulli_(0.9))
         return mix(w, ops, x).div(0.9).mul(mask)
 
 
