@@ -53,8 +53,10 @@ class Options:
     read: Callable[[dict[str, Any]], Any]
 
     def hold(self, were: Sequence[Any]) -> bool:
-        """Tell whether all have the values that they had; no list of the present ones is made."""
+        """Tell whether all have the values that they had; of several no list is made: it would wake the collector."""
         try:
+            if len(self.names) == 1:
+                return list(map(self.read, self.tables)) == were
             return len(were) == len(self.tables) and all(map(operator.eq, map(self.read, self.tables), were))
         except (KeyError, RuntimeError, ValueError, TypeError):  # one is gone, or an array
             return False
@@ -95,10 +97,10 @@ class Layers:
         methods: dict[str, list[dict[str, Any]]] = {}
         for path, module in leaves:
             own = vars(module)
-            found = {"options": tuple(_options_of(module))}
+            found = [("options", tuple(_options_of(module)))]
             for table in ("_parameters", "_buffers") if not isinstance(module, torch.jit.ScriptModule) else ():
-                found[table] = tuple(name for name, tensor in own[table].items() if tensor is None)
-            for kind, names in found.items():
+                found += [(table, (name,)) for name, tensor in own[table].items() if tensor is None]
+            for kind, names in found:
                 if names:
                     paths, tables = groups.setdefault((kind, names), ([], []))
                     paths.append(path)
@@ -165,8 +167,8 @@ def _is_plain(value: Any) -> bool:
 @functools.cache  # mypy takes a class for unhashable
 def methods_called(kind: type[nn.Module]) -> frozenset[str]:
     """Return the names of the methods of its own that a layer's forward calls: an instance may have others."""
-    found = (name for name in names_read(kind) if isinstance(getattr(kind, name, None), FunctionType))  # type: ignore[arg-type]
-    return frozenset(found)
+    named = names_read(kind) - vars(nn.Module).keys()  # type: ignore[arg-type]
+    return frozenset(name for name in named if isinstance(getattr(kind, name, None), FunctionType))
 
 
 @functools.cache
@@ -179,5 +181,5 @@ def names_read(kind: type[nn.Module]) -> frozenset[str]:
         code = getattr(found.fget if isinstance(found, property) else found, "__code__", None)
         new = set(names_of(code)) - names if code is not None else set()
         names |= new
-        open_ += new
+        open_ += new - vars(nn.Module).keys()  # what every module has reads no options
     return frozenset(names)
