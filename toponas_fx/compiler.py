@@ -66,7 +66,8 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
             program = _compile_call(fast, state, call, args, kwargs)
         except ToponasError:
             raise
-        except Exception:  # forward's own: run as written, it raises that again, and leaves what it has done by then
+        except Exception as error:  # forward's own: run as written, it raises it again, and leaves what it did by then
+            _log.warning("%s: a capture ended in %s: %s", state.user_class.__name__, type(error).__name__, error)
             return None
     told = _log.warning if state.captures.get(call.fixed, 0.0) > FREQUENT else _log.info
     told("%s was captured again, %s: %.1f s", state.user_class.__name__, why, time.perf_counter() - start)
