@@ -94,4 +94,4 @@ def test_eight_cells_compile_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None
     walk()
     assert instructions(choose) < 0.06 * instructions(walk), "what is compared, C compares"
     assert ratio(choose, walk, 50) < 1, "and in time less than one of the walks that each step does anyway"
-    assert ratio(choose, lambda: model(x), 20) < 0.015, "and after a step, which takes its place in the cache"
+    assert ratio(choose, lambda: model(x), 20) < 0.02, "and after a step, which takes its place in the cache"
