@@ -74,7 +74,7 @@ def is_pure_module(module: nn.Module) -> bool:
     if isinstance(module, _DROPOUTS):
         return not module.training
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):  # whose buffers count whenever the input's are used
-        return module.running_mean is None or not (module.training or not module.track_running_stats)
+        return module.running_mean is None or (not module.training and module.track_running_stats)
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return not (module.training and module.track_running_stats)
     return type(module).__module__ in _PURE_MODULES or isinstance(module, _STATELESS_NORMS)
