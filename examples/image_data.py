@@ -1,4 +1,4 @@
-"""Images for a search: scikit-learn's digits, or any folder that torchvision's `ImageFolder` reads.
+"""Images for a search: scikit-learn's digits, plain or scattered, or any folder that torchvision's `ImageFolder` reads.
 
 A search needs three parts that share no image: `weights` trains the network's weights, `architecture` its
 architecture weights, `validation` tells how well both did.
@@ -19,6 +19,12 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 HELD_OUT = 0.2
 """The share of all images that goes to `validation`; the search gets the rest, half and half."""
+
+DIGIT = 24
+"""The side of a scattered digit."""
+
+NOISE = 0.25
+"""The standard deviation of the noise around it; a digit itself goes from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,32 @@ def load_digits(image_size: int = 8, seed: int = 0) -> SearchData:
     images = (images - images.mean()) / images.std()
     if image_size != images.shape[-1]:
         images = F.interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    return _split(TensorDataset(images, torch.from_numpy(digits.target)), 1, len(digits.target_names), seed)
+
+
+def load_scattered_digits(image_size: int = 32, seed: int = 0) -> SearchData:
+    """Return the same digits, each at three times its size, somewhere on an image full of noise.
+
+    Plain digits are learnt within a few steps by whatever network; these take a search some time.
+
+    Args:
+        image_size: side of the images, at least 24.
+        seed: decides places and noise, and which image goes to which part.
+
+    Raises:
+        ValueError: the images are smaller than the digits.
+    """
+    if image_size < DIGIT:
+        raise ValueError(f"a scattered digit has {DIGIT} pixels a side, found images of {image_size}")
+    digits = load_sklearn_digits()
+    generator = torch.Generator().manual_seed(seed)
+    plain = torch.from_numpy(digits.images).float().unsqueeze(1) / 16  # f32[1797,1,8,8], from 0 to 1
+    large = F.interpolate(plain, size=(DIGIT, DIGIT), mode="bilinear", align_corners=False)
+    images = NOISE * torch.randn(len(large), 1, image_size, image_size, generator=generator)
+    places = torch.randint(image_size - DIGIT + 1, (len(large), 2), generator=generator).tolist()
+    for image, digit, (top, left) in zip(images, large, places, strict=True):
+        image[:, top : top + DIGIT, left : left + DIGIT] += digit
+    images = (images - images.mean()) / images.std()
     return _split(TensorDataset(images, torch.from_numpy(digits.target)), 1, len(digits.target_names), seed)
 
 

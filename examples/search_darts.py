@@ -1,9 +1,10 @@
 """Search with DARTS and its variants, on the supernet as it is and on the one that toponas_fx makes of it.
 
-Run it without arguments: both searches start from the same weights and take their steps in turn on the same batches of
-scikit-learn's digits, so that the seconds a step compare fairly on a busy machine.
+Run it without arguments: both searches start from the same weights and take their steps in turn on the same batches,
+so that the seconds a step compare fairly on a busy machine. The images are scikit-learn's digits, enlarged, somewhere
+among noise; real images and the size of the papers are options.
 
-    python examples/search_darts.py
+    python examples/search_darts.py --plot search.png
     python examples/search_darts.py --method pc-darts --order 2 --C 16 --layers 8 --nodes 4 --data path/to/images
 
 Methods: darts and beta-darts search normal and reduction cells of the DARTS space; pc-darts does so with partial
@@ -15,15 +16,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from beta_darts import STRENGTH, BetaArchitect
 from image_data import SearchData
-from search_loop import Method, Search, make_console, run_searches, show, write_json
+from search_loop import Method, Search, run_searches
 from search_nasbench201 import node_lines
-from search_options import add_arguments, check_arguments, positive
+from search_options import add_arguments, add_plot_arguments, check_arguments, check_plot_arguments, positive
+from search_results import draw, introduce, make_console, show, write_json
 from supernets.darts import DARTSSupernet, Genotype
 from supernets.gdas import GDASSupernet
 from supernets.mobile import MobileSupernet
+from supernets.nasbench201 import CANDIDATES
 from supernets.pcdarts import K, PCDARTSSupernet
+from supernets.primitives import PRIMITIVES
 
 TAU, TAU_MIN = 10.0, 0.1
 TEMPERATURE, TEMPERATURE_MIN = 5.0, 0.1
@@ -74,12 +80,18 @@ def _anneal_temperature(search: Search, progress: float) -> None:
     search.model.set_temperature(TEMPERATURE * (TEMPERATURE_MIN / TEMPERATURE) ** progress)
 
 
+def _alphas(model: PCDARTSSupernet) -> list[Tensor]:
+    """Leave out the betas, which weigh edges."""
+    return [model.alphas_normal, model.alphas_reduce]
+
+
+BLOCKS = (*(f"k{k}_e{e}" for k in (3, 5, 7) for e in (1, 3, 6)), "skip")
 METHODS = {
-    "darts": Method("DARTS", _darts, _cell_lines),
-    "beta-darts": Method("β-DARTS", _darts, _cell_lines, BetaArchitect, strengthen),
-    "pc-darts": Method("PC-DARTS", _pcdarts, _cell_lines),
-    "gdas": Method("GDAS on NAS-Bench-201", _gdas, node_lines, anneal=cool),
-    "fbnet": Method("FBNet's method on mobile blocks", _mobile, "\n".join, anneal=_anneal_temperature),
+    "darts": Method("DARTS", _darts, _cell_lines, PRIMITIVES),
+    "beta-darts": Method("β-DARTS", _darts, _cell_lines, PRIMITIVES, BetaArchitect, strengthen),
+    "pc-darts": Method("PC-DARTS", _pcdarts, _cell_lines, PRIMITIVES, weighing=_alphas),
+    "gdas": Method("GDAS on NAS-Bench-201", _gdas, node_lines, CANDIDATES, anneal=cool),
+    "fbnet": Method("FBNet's method on mobile blocks", _mobile, "\n".join, BLOCKS, anneal=_anneal_temperature),
 }
 SAMPLING = ("gdas", "fbnet")
 
@@ -88,7 +100,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Search
     """Read the command line and the images; a mistake in either ends the program with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--method", choices=METHODS, default="darts", help="what to search with (%(default)s)")
-    add_arguments(parser, C=8, epochs=8, threads=1)  # a small supernet, which threads only slow down
+    add_arguments(parser, C=8, epochs=3, batch=32, threads=1)  # a small supernet, which threads only slow down
+    add_plot_arguments(parser)
     layers = f"cells, or for gdas and fbnet cells or blocks a stage ({CELLS} or {CELLS_A_STAGE})"
     parser.add_argument("--layers", type=positive, help=layers)
     parser.add_argument("--nodes", type=positive, default=2, help="of a DARTS cell; the papers have 4 (%(default)s)")
@@ -103,6 +116,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Search
         )
     if args.method == "pc-darts" and args.C % K:
         parser.error(f"--C must be a multiple of {K} for pc-darts, found {args.C}")
+    check_plot_arguments(parser, args)
     return args, check_arguments(parser, args)
 
 
@@ -111,8 +125,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, data = parse(argv)
     method = METHODS[args.method]
     console = make_console()
+    introduce(method, args, console)
     results, notes = run_searches(method, args, data, console)
     show(method, results, notes, console)
+    draw(method, args, results, console)
     write_json(args, results, notes)
 
 

@@ -31,10 +31,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from architect import Architect, Batch
 from image_data import SearchData
 from search_checkpoint import load_checkpoint, save_checkpoint
-from search_loop import Method, Search, make_console, make_search, show, write_json
+from search_loop import Method, Search, make_search
 from search_nasbench201 import node_lines
-from search_options import add_arguments, check_arguments, positive
-from supernets.nasbench201 import ALPHAS, NASBench201Supernet
+from search_options import DIGITS, add_arguments, check_arguments, positive
+from search_results import make_console, show, write_json
+from supernets.nasbench201 import ALPHAS, CANDIDATES, NASBench201Supernet
 
 RESUMES = ("C", "N", "alphas", "batch", "epochs", "image_size", "limit_batches", "seed")
 """The options that must be alike when a search goes on."""
@@ -74,13 +75,14 @@ def _supernet(args: argparse.Namespace, data: SearchData) -> NASBench201Supernet
     return NASBench201Supernet(args.C, args.N, data.num_classes, data.in_channels, alphas=args.alphas)
 
 
-METHOD = Method("DARTS on NAS-Bench-201, distributed", _supernet, node_lines, DistributedArchitect)
+METHOD = Method("DARTS on NAS-Bench-201, distributed", _supernet, node_lines, CANDIDATES, DistributedArchitect)
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, SearchData]:
     """Read the command line and the images; a mistake in either ends the program with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_arguments(parser, C=16, epochs=20, threads=1)
+    parser.set_defaults(data=DIGITS)
     parser.add_argument("--N", type=positive, default=2, help="cells a stage (%(default)s)")
     parser.add_argument("--alphas", choices=ALPHAS, default="tensor", help="what they are kept as (%(default)s)")
     parser.add_argument(

@@ -1,25 +1,24 @@
-"""The loop that the example searches share: the supernet as it is and as toponas_fx makes it, in turn, and their table.
+"""The loop that the example searches share: the supernet as it is and as toponas_fx makes it, in turn.
 
-A script says in a `Method` what its search differs in; the options are those of `search_options`.
+A script says in a `Method` what its search differs in; the options are those of `search_options`, and what came out is
+shown by `search_results`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import operator
 import statistics
-import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
@@ -29,6 +28,7 @@ from torch.utils.data import DataLoader
 import toponas_fx
 from architect import Architect, Batch, DartsModel
 from image_data import SearchData
+from search_plots import History, tensorboard_writer
 from toponas_fx.costs import saved_bytes
 
 LEARNING_RATE, LEARNING_RATE_MIN = 0.025, 0.001
@@ -62,15 +62,23 @@ class Method:
         title: of the table.
         supernet: makes the supernet as it is from the settings and the data.
         lines: writes a genotype for the table, a line a node.
+        candidates: names of the candidate operations, for plots.
         architect: trains the architecture of a supernet.
         anneal: sets what changes between epochs; progress goes from 0 in the first epoch to 1 in the last.
+        weighing: which of the architecture parameters weigh candidates, each f32[E,O] or f32[O]; by default all do.
     """
 
     title: str
     supernet: Callable[[argparse.Namespace, SearchData], Supernet]
     lines: Callable[[Any], str]
+    candidates: Sequence[str]
     architect: Callable[..., Architect] = Architect
     anneal: Callable[[Search, float], None] = _no_annealing
+    weighing: Callable[[Any], Sequence[torch.Tensor]] = operator.methodcaller("arch_parameters")
+
+    def weights(self, model: Supernet) -> list[torch.Tensor]:
+        """Return what each candidate counts now, each f32[E,O] or f32[O]."""
+        return [torch.softmax(alphas.detach(), dim=-1) for alphas in self.weighing(model)]
 
 
 class Search:
@@ -80,22 +88,25 @@ class Search:
         self.name = name
         self.model = model
         self.order = order
+        self.simplify_seconds = 0.0
         self.seconds: list[float] = []
         self.optimizer = SGD(model.weight_parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         self.schedule = CosineAnnealingLR(self.optimizer, epochs, eta_min=LEARNING_RATE_MIN)
         self.architect = architect
 
-    def step(self, train: Batch, valid: Batch) -> None:
-        """Train the architecture on one batch, then the weights on another, by the clock."""
+    def step(self, train: Batch, valid: Batch) -> float:
+        """Train the architecture on one batch, then the weights on another, by the clock; return the latter's loss."""
         start = _now(train[0].device)
         self.model.train()
         eta = self.optimizer.param_groups[0]["lr"]
         self.architect.step(train, valid, eta, self.optimizer, unrolled=self.order == 2)
         self.optimizer.zero_grad()
-        self.loss(*train).backward()
+        loss = self.loss(*train)
+        loss.backward()
         clip_grad_norm_(self.model.weight_parameters(), GRADIENT_CLIP)
         self.optimizer.step()
         self.seconds.append(_now(train[0].device) - start)
+        return float(loss.detach())
 
     def loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss that trains the weights."""
@@ -116,6 +127,7 @@ class Search:
         """Return what the table shows, with the cost of one training pass on the images, f32[N,C,H,W]."""
         self.model.train()
         return {
+            "simplify_seconds": self.simplify_seconds,
             "seconds_a_step": statistics.median(self.seconds),
             "saved_bytes": saved_bytes(self.model, images),
             "validation_accuracy": accuracy,
@@ -146,6 +158,7 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
     validation = data.validation_loader(args.batch)
     example = next(iter(data.search_loader(data.weights, args.batch, args.seed)))[0].to(args.device)
     searches = [make_search(name, method, args, data, example) for name in args.models]
+    histories = {one.name: _history(one, method, args) for one in searches}
     if args.report and "simplified" in args.models:
         print(searches[-1].model.report)
 
@@ -159,17 +172,26 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
             for batches in islice(zip(weights, architecture, strict=True), steps):
                 train, valid = ((images.to(args.device), targets.to(args.device)) for images, targets in batches)
                 for one in searches:
-                    one.step(train, valid)
+                    loss = one.step(train, valid)
+                    histories[one.name].add_step(one.seconds[-1], loss, method.weights(one.model))
                 searches.reverse()  # nobody always goes first
                 progress.advance(task)
             for one in searches:
                 one.schedule.step()
                 accuracies[one.name] = one.accuracy(validation, args.limit_batches, args.device)
+                histories[one.name].add_accuracy(accuracies[one.name])
             scores = ", ".join(f"{name} {accuracies[name]:.1f} %" for name in args.models)
             progress.update(task, description=f"epoch {epoch + 1}: {scores}")
 
+    for history in histories.values():
+        history.close()
     results = {one.name: one.result(example, accuracies[one.name]) for one in searches}
-    return {name: results[name] for name in args.models}
+    return {name: results[name] | {"history": histories[name]} for name in args.models}
+
+
+def _history(search: Search, method: Method, args: argparse.Namespace) -> History:
+    writer = tensorboard_writer(args.logdir / search.name) if args.logdir else None
+    return History(method.candidates, search.simplify_seconds, writer)
 
 
 def make_search(
@@ -184,59 +206,14 @@ def make_search(
     torch.manual_seed(args.seed)  # both searches start from the same weights
     with args.device:
         model = method.supernet(args, data)
+    start = _now(args.device)
     if name == "simplified":
         model = toponas_fx.simplify(model, example)
-    architect = method.architect(model, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
-    return kind(name, model, architect, args.order, args.epochs)
-
-
-def ratios(results: Results) -> dict[str, float]:
-    """Return simplified over original for what a step costs; empty unless both ran."""
-    if len(results) < 2:
-        return {}
-    return {cost: results["simplified"][cost] / results["original"][cost] for cost in ("seconds_a_step", "saved_bytes")}
-
-
-def show(method: Method, results: Results, notes: list[str], console: Console) -> None:
-    """Print the table, and below it the notes, the cells and what a benchmark knows of them."""
-    table = Table(title=method.title)
-    table.add_column("supernet", no_wrap=True)
-    for column in ("seconds\na step", "saved for\nbackward", "validation\naccuracy"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("found cell")
-    for name, result in results.items():
-        table.add_row(
-            name,
-            f"{result['seconds_a_step']:.3f}",
-            f"{result['saved_bytes'] / 2**20:.1f} MiB",
-            f"{result['validation_accuracy']:.1f} %",
-            method.lines(result["cell"]),
-            end_section=True,
-        )
-    if ratio := ratios(results):
-        points = results["simplified"]["validation_accuracy"] - results["original"]["validation_accuracy"]
-        table.add_row("ratio", f"{ratio['seconds_a_step']:.2f}", f"{ratio['saved_bytes']:.2f}", f"{points:+.1f} points")
-    console.print(table)
-    for note in notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
-    for name, result in results.items():
-        console.print(f"{name}: {result['cell']}", soft_wrap=True, markup=False, highlight=False)
-        if "benchmark" in result:
-            console.print(f"    {result['benchmark'] or 'not in the benchmark'}", soft_wrap=True, highlight=False)
-
-
-def write_json(args: argparse.Namespace, results: Results, notes: list[str]) -> None:
-    """Write the settings and results to the path that args give, if any; a genotype as its text."""
-    if not args.json:
-        return
-    written = {name: result | {"cell": str(result["cell"])} for name, result in results.items()}
-    contents = {"settings": vars(args), "results": written, "ratios": ratios(results), "notes": notes}
-    args.json.write_text(json.dumps(contents, indent=2, default=_plain) + "\n", encoding="utf-8")
-
-
-def make_console() -> Console:
-    """Return a console for the output, of a fixed width where it is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 100)
+    seconds = _now(args.device) - start
+    architect = method.architect(model, lr=args.arch_lr, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
+    search = kind(name, model, architect, args.order, args.epochs)
+    search.simplify_seconds = seconds if name == "simplified" else 0.0
+    return search
 
 
 def _now(device: torch.device) -> float:
@@ -248,7 +225,3 @@ def _now(device: torch.device) -> float:
 def _progress(console: Console) -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(TextColumn("{task.description}"), *columns, console=console)
-
-
-def _plain(value: object) -> object:
-    return asdict(value) if is_dataclass(value) else str(value)

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import torch
 
-from image_data import SearchData, load_digits, load_folder
+from image_data import SearchData, load_digits, load_folder, load_scattered_digits
+
+DIGITS = Path("digits")
+"""What `--data` has for the digits as they are."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, C: int, epochs: int, threads: int | None = None) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, *, C: int, epochs: int, batch: int = 64, threads: int | None = None
+) -> None:
     """Add the options that all searches have, with defaults for some."""
     models = parser.add_mutually_exclusive_group()
     models.add_argument("--original", action="store_true", help="search on the supernet as it is, only")
     models.add_argument("--simplified", action="store_true", help="search on the simplified supernet, only")
     parser.add_argument("--order", type=int, choices=(1, 2), default=1, help="of the architecture's gradient")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder of images for each class; or else digits")
-    parser.add_argument("--image-size", type=positive, help="a multiple of 4; 8 for the digits, 32 for a folder")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="a folder of images for each class, or 'digits' for scikit-learn's as they are, which any network learns "
+        "within seconds; or else those, enlarged, somewhere among noise",
+    )
+    parser.add_argument("--image-size", type=positive, help="a multiple of 4; 8 for plain digits, or else 32")
     parser.add_argument("--C", type=positive, default=C, help="channels of the first stage (%(default)s)")
     parser.add_argument("--epochs", type=positive, default=epochs, help="through the search's images (%(default)s)")
-    parser.add_argument("--batch", type=positive, default=64, help="images a batch (%(default)s)")
+    parser.add_argument("--batch", type=positive, default=batch, help="images a batch (%(default)s)")
     parser.add_argument("--limit-batches", type=positive, metavar="N", help="at most N batches an epoch")
+    parser.add_argument(
+        "--arch-lr", type=float, default=0.01, metavar="LR", help="of the architecture (%(default)s; papers have 3e-4)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, split and batches (%(default)s)")
     parser.add_argument(
         "--threads", type=positive, default=threads, help=f"of torch on the CPU ({threads or 'torch decides'})"
@@ -31,10 +46,26 @@ def add_arguments(parser: argparse.ArgumentParser, *, C: int, epochs: int, threa
     parser.add_argument("--report", action="store_true", help="print what toponas_fx merged, and what not and why")
 
 
+def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make the course of a search visible."""
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw loss, accuracy and architecture over time there")
+    parser.add_argument("--logdir", type=Path, metavar="DIR", help="write the same for TensorBoard, as it goes on")
+
+
+def check_plot_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with one sentence if there is no place for the plot, or no TensorBoard."""
+    if args.plot and not args.plot.parent.is_dir():
+        parser.error(f"--plot: there is no folder {args.plot.parent} to write to")
+    if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--plot: name a .png, .svg or .pdf, found {args.plot}")
+    if args.logdir and importlib.util.find_spec("tensorboard") is None:
+        parser.error("--logdir needs TensorBoard: pip install tensorboard")
+
+
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> SearchData:
     """Complete the options in place and load the images; a mistake in any ends the program with one sentence."""
     args.models = ["original"] * (not args.simplified) + ["simplified"] * (not args.original)
-    args.image_size = args.image_size or (8 if args.data is None else 32)
+    args.image_size = args.image_size or (8 if args.data == DIGITS else 32)
     if args.image_size % 4:
         parser.error(f"--image-size must be a multiple of 4, for two halvings, found {args.image_size}")
     if args.json and not args.json.parent.is_dir():
@@ -61,5 +92,7 @@ def positive(text: str) -> int:
 
 def _load_data(args: argparse.Namespace) -> SearchData:
     if args.data is None:
+        return load_scattered_digits(args.image_size, args.seed)
+    if args.data == DIGITS and not args.data.is_dir():
         return load_digits(args.image_size, args.seed)
     return load_folder(args.data, args.image_size, args.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import os
 import re
@@ -23,8 +24,8 @@ sys.path.insert(0, str(ROOT / "examples"))  # where the script's own folder is w
 
 from architect import Architect  # noqa: E402
 from benchmark_lookup import BenchmarkApi, BenchmarkTable  # noqa: E402
-from image_data import load_digits, load_folder  # noqa: E402
-from search_nasbench201 import parse  # noqa: E402
+from image_data import load_digits, load_folder, load_scattered_digits  # noqa: E402
+from search_nasbench201 import METHOD, parse  # noqa: E402
 from supernets.nasbench201 import CANDIDATES, EDGES, NASBench201Supernet, SearchCell  # noqa: E402
 from unrolled import unrolled_gradients  # noqa: E402
 
@@ -176,6 +177,19 @@ def test_digits_are_normalized_and_the_parts_share_nothing():
     assert load_digits(image_size=12).weights[0][0].shape == (1, 12, 12)
 
 
+def test_scattered_digits_are_digits_at_random_places():
+    data, plain = load_scattered_digits(seed=3), load_digits(image_size=24, seed=3)
+    assert data.weights.indices == plain.weights.indices
+    scattered, digits = (torch.stack([each.weights[i][0] for i in range(50)]) for each in (data, plain))
+    assert scattered.shape == (50, 1, 32, 32)
+    windows = scattered.unfold(2, 24, 1).unfold(3, 24, 1).flatten(2, 3)  # f32[50,1,81,24,24]
+    matches = F.cosine_similarity(windows.flatten(3), digits.flatten(2).unsqueeze(2), dim=-1)  # f32[50,1,81]
+    assert matches.max(dim=-1).values.min() > 0.6, "each digit is there"
+    assert len(set(matches.argmax(dim=-1).flatten().tolist())) > 20, "at many places"
+    with pytest.raises(ValueError, match="a scattered digit has 24 pixels a side, found images of 20"):
+        load_scattered_digits(20)
+
+
 def test_folder_of_images(image_folder):
     data = load_folder(image_folder, image_size=16)
     assert (data.in_channels, data.num_classes) == (3, 2)
@@ -245,7 +259,10 @@ def test_api_lookup(tmp_path):
         (["--image-size", "9"], "--image-size must be a multiple of 4, for two halvings, found 9"),
         (["--C", "0"], "argument --C: must be a whole number from 1, found '0'"),
         (["--batch", "720"], "a batch of 720 images is more than the 719 that each half of the search has"),
+        (["--image-size", "20"], "a scattered digit has 24 pixels a side, found images of 20"),
         (["--order", "3"], "argument --order: invalid choice"),
+        (["--plot", "{tmp}/nowhere/out.png"], "--plot: there is no folder .*nowhere to write to"),
+        (["--plot", "{tmp}/out.txt"], "--plot: name a .png, .svg or .pdf, found .*out.txt"),
     ],
 )
 def test_bad_arguments_get_one_sentence(arguments, sentence, tmp_path, capsys):
@@ -256,6 +273,19 @@ def test_bad_arguments_get_one_sentence(arguments, sentence, tmp_path, capsys):
         parse([argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
     assert stopped.value.code == 2
     assert re.search(f"error: .*{sentence}", capsys.readouterr().err)
+
+
+def test_no_tensorboard_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        parse(["--logdir", "events"])
+    assert "error: --logdir needs TensorBoard: pip install tensorboard\n" in capsys.readouterr().err
+
+
+def test_plain_digits_and_the_default_are_what_data_says():
+    assert parse(["--data", "digits"])[0].image_size == 8
+    args, data, _ = parse([])
+    assert (args.image_size, data.weights[0][0].shape) == (32, (1, 32, 32))
 
 
 def test_script_on_the_original_supernet(tmp_path, image_folder):
@@ -277,9 +307,14 @@ def test_script_on_the_original_supernet(tmp_path, image_folder):
 def test_script_on_both_supernets(tmp_path, table, order):
     path = tmp_path / "out.json"
     larger = ["--C", "4", "--batch", "64"]  # so that activations, not kernels, are what is saved for backward
-    done = run("--order", order, "--table", str(table), "--json", str(path), "--report", *TINY, *larger)
+    seen = ["--plot", str(tmp_path / "plot.png"), "--logdir", str(tmp_path / "events")]
+    done = run("--order", order, "--table", str(table), "--json", str(path), "--report", *seen, *TINY, *larger)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{METHOD.title}, twice: on the supernet as it is")
     assert "ratio" in done.stdout
+    assert "simplify itself took" in done.stdout
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert {each.parent.name for each in (tmp_path / "events").rglob("events*")} == {"original", "simplified"}
     written = json.loads(path.read_text(encoding="utf-8"))
     assert list(written["results"]) == ["original", "simplified"]
     assert all(GENOTYPE.fullmatch(result["cell"]) for result in written["results"].values())

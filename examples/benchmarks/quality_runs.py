@@ -27,7 +27,7 @@ from search_darts import cool, strengthen
 from search_loop import MOMENTUM, WEIGHT_DECAY, Method, Search
 from search_nasbench201 import node_lines
 from supernets.gdas import GDASSupernet
-from supernets.nasbench201 import NASBench201Supernet
+from supernets.nasbench201 import CANDIDATES, NASBench201Supernet
 from supernets.partial_nasbench201 import PartialNASBench201Supernet
 from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels
 
@@ -77,11 +77,11 @@ def _supernet(kind: type[NASBench201Supernet]) -> Callable[[argparse.Namespace, 
 
 _DARTS, _PARTIAL, _GDAS = map(_supernet, (NASBench201Supernet, PartialNASBench201Supernet, GDASSupernet))
 METHODS: dict[str, tuple[Method, int]] = {  # with the order of the architecture's gradient
-    "darts": (Method("DARTS", _DARTS, node_lines), 1),
-    "darts-2nd": (Method("DARTS, second order", _DARTS, node_lines), 2),
-    "beta-darts": (Method("β-DARTS", _DARTS, node_lines, BetaArchitect, strengthen), 1),
-    "pc-darts": (Method("PC-DARTS", _PARTIAL, node_lines), 1),
-    "gdas": (Method("GDAS", _GDAS, node_lines, anneal=cool), 1),
+    "darts": (Method("DARTS", _DARTS, node_lines, CANDIDATES), 1),
+    "darts-2nd": (Method("DARTS, second order", _DARTS, node_lines, CANDIDATES), 2),
+    "beta-darts": (Method("β-DARTS", _DARTS, node_lines, CANDIDATES, BetaArchitect, strengthen), 1),
+    "pc-darts": (Method("PC-DARTS", _PARTIAL, node_lines, CANDIDATES), 1),
+    "gdas": (Method("GDAS", _GDAS, node_lines, CANDIDATES, anneal=cool), 1),
 }
 VARIANTS: dict[str, dict[str, Any] | None] = {  # options of simplify; None is the supernet as it is
     ORIGINAL: None,
