@@ -100,7 +100,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Search
     """Read the command line and the images; a mistake in either ends the program with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--method", choices=METHODS, default="darts", help="what to search with (%(default)s)")
-    add_arguments(parser, C=8, epochs=3, batch=32, threads=1)  # a small supernet, which threads only slow down
+    add_arguments(parser, C=8, epochs=2, batch=32, threads=1)  # a small supernet, which threads only slow down
     add_plot_arguments(parser)
     layers = f"cells, or for gdas and fbnet cells or blocks a stage ({CELLS} or {CELLS_A_STAGE})"
     parser.add_argument("--layers", type=positive, help=layers)

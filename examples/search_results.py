@@ -77,8 +77,8 @@ def meaning(results: Results) -> list[str]:
         "The ratio of step times is that of this machine at these sizes; docs/benchmarks.md has more of them, the "
         "original in channels-last layout, which is faster on a CPU, and torch.compile.",
         f"One seed and so few steps rank neither accuracies nor cells ({cells} here): "
-        f"an edge's strongest candidate counts {strong:.2f} (original) and {strong_too:.2f} (simplified) in the mean, "
-        f"where {undecided:.2f} is undecided. Two searches may find different cells: between one-hot architectures the "
+        f"an edge's strongest candidate counts {strong:.3f} (original) and {strong_too:.3f} (simplified) in the mean, "
+        f"where {undecided:.3f} is undecided. Two searches may find different cells: between one-hot architectures the "
         "simplified supernet computes another function, and another seed is another search as well. "
         "docs/search_quality.md compares over ten seeds.",
     ]

@@ -1,0 +1,83 @@
+"""The Python in README and docs runs: a page's blocks in order, in one namespace, after the stand-ins that it declares.
+
+A page declares stand-ins for what its readers have of their own in a block inside an HTML comment, which pages do not
+show. A block that must not run has ``<!-- not run: why -->`` on the line above it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?P<excuse><!-- not run: (?P<reason>[^\n]+) -->\n)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
+
+
+def code_of(page: Path) -> str:
+    """Return all blocks of a page that run, each on the line that it has there."""
+    text = page.read_text(encoding="utf-8")
+    lines = [""] * len(text.splitlines())
+    for block in BLOCK.finditer(text):
+        if block["excuse"]:
+            continue
+        first = text[: block.start("code")].count("\n")
+        code = block["code"].splitlines()
+        lines[first : first + len(code)] = code
+    return "\n".join(lines)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()], ids=name)
+def test_the_code_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    code = compile(code_of(page), str(page), "exec", dont_inherit=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(code, {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_block_that_does_not_run_says_why(page: Path) -> None:
+    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        assert block["excuse"] is None or len(block["reason"].split()) > 2, block["code"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_python_hides_in_a_block_of_another_kind(page: Path) -> None:
+    """Every fence says what it holds; what is a command or a directive is no Python."""
+    fences = re.findall(r"^```(.*)\n", page.read_text(encoding="utf-8"), re.M)
+    kinds = {fence.split()[0] if fence else "" for fence in fences}
+    assert kinds <= {"", "python", "shell", "text"} | {kind for kind in kinds if kind.startswith("{")}
+    assert len(fences) % 2 == 0
+    assert all(not fence for fence in fences[1::2]), "an opening fence without a kind"
+    assert all(fences[::2])
+
+
+def test_blocks_keep_their_lines_and_excused_ones_are_left_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n<!-- not run: it is an example of an error -->\n```python\n1 / 0\n```\n\n```python\na = 1\n```\n"
+    )
+    assert code_of(page).splitlines() == [*[""] * 7, "a = 1"]
+
+
+def test_figures_are_what_their_script_draws(tmp_path: Path) -> None:
+    script = ROOT / "docs" / "edge_figure.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
+    assert set(drawn) == {"edge.svg", "floating.svg"}
+    for name_, text in drawn.items():
+        ElementTree.fromstring(text)
+        committed = (ROOT / "docs" / "_static" / name_).read_text(encoding="utf-8")
+        assert committed == text, "run python docs/edge_figure.py docs/_static"
