@@ -1,10 +1,12 @@
 """Fixtures of all tests."""
 
+import os
 import random
 
 import pytest
 import torch
 
+os.environ.setdefault("TOPONAS_STRICT", "1")  # a pass that fails is an error, in child processes as well
 torch.set_num_threads(1)  # the models are small, and two threads that spin for one core take ten times as long
 
 

@@ -97,22 +97,3 @@ def test_the_log_says_that_data_decide(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level("INFO", "toponas_fx"):
         fast(image(seed=5))
     assert "for other values of what Python reads from data" in caplog.text
-
-
-def test_a_pass_that_fails_in_a_later_capture_ends_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Edge()
-    fast = toponas_fx.simplify(copy.deepcopy(model), image(), mode="exact")
-    compare(fast, model, image())
-
-    def broken(*args: object) -> None:
-        raise ZeroDivisionError("a fault of ours")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("toponas_fx.passes.Deduplicate.plan", broken)
-        with pytest.warns(UserWarning, match=r"runs as its user wrote it in a later call: pass 'deduplicate' .*ours"):
-            compare(fast, model, image(side=8))
-        compare(fast, model, image(side=8))
-        compare(fast, model, image())
-        with pytest.raises(toponas_fx.PassError, match="a fault of ours"):
-            toponas_fx.simplify(Edge(), image(), mode="exact")
-    assert any("a fault of ours" in note for note in fast.report.notes)

@@ -11,6 +11,7 @@ from torch import nn
 import toponas_fx
 from toponas_fx.errors import PassError
 from toponas_fx.graph_text import format_graph
+from toponas_fx.inspection import at_work
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.sharing import NormalizedKernel
 from toponas_fx.tensor_type import TensorType
@@ -186,7 +187,8 @@ def test_tying_a_tied_module_again_changes_nothing(gm, rewriter):
 
 
 def test_ties_follow_when_the_kept_module_is_tied_in_turn(gm, rewriter):
-    gm._toponas.working = gm.graph  # as in a pipeline, which changes the tree as it goes
+    gm = at_work(gm, gm.graph)  # as in a pipeline, which changes the tree as it goes
+    rewriter = Rewriter(gm, "test-pass")
     gm.c = nn.Linear(3, 3)
     rewriter.tie("a.linear", "b.linear")
     with rewriter.before(nodes_of(gm, torch.relu)[0]):
@@ -225,3 +227,35 @@ def test_a_planned_match_reads_replacements_where_nodes_were_replaced(gm, rewrit
         rewriter.replace(news[-2] if news[1:] else first, news[-1])
     assert rewriter.current(planned) == Found((second,), Found((), [{"value": (news[-1], 2)}]))
     assert planned.inner.inner[0]["value"] == (first, 2), "plans are not written to"
+
+
+def test_an_error_inside_leaves_no_place_to_insert_at(gm, rewriter):
+    first, second = nodes_of(gm, torch.relu)
+    with pytest.raises(ZeroDivisionError), rewriter.before(second):
+        raise ZeroDivisionError
+    new = rewriter.call_function(torch.tanh, (first,))
+    assert new.meta["origin"] == ()
+    assert list(gm.graph.nodes).index(new) > list(gm.graph.nodes).index(second)
+
+
+def test_refuses_a_node_that_an_earlier_match_erased_by_its_name(gm, rewriter):
+    first, second = nodes_of(gm, torch.relu)
+    output = gm.graph.output_node()
+    rewriter.replace(second, first)
+    text = f"pass 'some-pass' uses the node `{second.name}`, which was erased before"
+    for use in (
+        lambda: rewriter.call_function(torch.tanh, (second,)),
+        lambda: rewriter.update(first, (second,)),
+        lambda: rewriter.replace(first, second),
+        lambda: rewriter.redirect(output, first, second),
+        lambda: rewriter.erase(second),
+        lambda: rewriter.before(second).__enter__(),
+    ):
+        with pytest.raises(PassError, match=text):
+            use()
+
+
+def test_refuses_a_node_of_another_graph(gm, rewriter):
+    foreign = next(iter(toponas_fx.simplify(Net(), torch.ones(2, 3), passes=()).graph.nodes))
+    with pytest.raises(PassError, match=f"uses the node `{foreign.name}`, which is of another graph"):
+        rewriter.call_function(torch.tanh, (foreign,))

@@ -6,6 +6,7 @@ from torch import nn
 
 import toponas_fx
 from toponas_fx.errors import VerificationError
+from toponas_fx.inspection import at_work
 from toponas_fx.sharing import sharing_of
 from toponas_fx.tensor_type import TensorType
 from toponas_fx.verifier import Interface, verify
@@ -111,7 +112,7 @@ def test_rejects_another_type_of_the_output(gm, interface):
 
 
 def test_rejects_a_tree_that_is_not_tied_as_recorded(gm, interface):
-    gm._toponas.working = gm.graph  # as in a pipeline, which changes the tree as it goes
+    gm = at_work(gm, gm.graph)  # as in a pipeline, which changes the tree as it goes
     sharing_of(gm).ties["b"] = "a"
     with pytest.raises(VerificationError, match="`b` is recorded as tied to `a` but is another module"):
         verify(gm, interface)

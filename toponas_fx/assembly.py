@@ -26,7 +26,7 @@ _OWN = frozenset(("meta", *vars(fx.GraphModule), *vars(SimplifiedModule))) - fro
 _MUST = ("__new__", "__deepcopy__", "__copy__", "__reduce_ex__", "__reduce__", "__setstate__")
 
 
-def assemble(model: nn.Module, mode: str, passes: tuple[Any, ...]) -> SimplifiedModule:
+def assemble(model: nn.Module, mode: str, passes: tuple[Any, ...], *, is_strict: bool = False) -> SimplifiedModule:
     """Return an unsimplified facade over a copy of the model's tree.
 
     Raises:
@@ -36,7 +36,7 @@ def assemble(model: nn.Module, mode: str, passes: tuple[Any, ...]) -> Simplified
     fast: Any = copy_tree(model, simplified_class(user_class, _taken_names(model)))
     forward = vars(fast).pop("forward", None)
     user_forward = (lambda self, *a, **k: forward(*a, **k)) if forward is not None else user_class.forward
-    vars(fast)["_toponas"] = State(user_class, user_forward, mode, passes)
+    vars(fast)["_toponas"] = State(user_class, user_forward, mode, passes, is_strict)
     tell_sharing(fast)
     return fast  # type: ignore[no-any-return]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
@@ -16,15 +16,15 @@ from toponas_fx.capture.quiet import collector_off
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.deciding import LateDecision, deciding, detection, may_decide
 from toponas_fx.errors import CaptureError, PassError, PreconditionError, ToponasError
-from toponas_fx.inspection import inspection
+from toponas_fx.fail_open import leave_out, run_open
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.pipeline import Observer, PassRecord, run_passes
+from toponas_fx.pipeline import Observer, Passes, PassRecord
 from toponas_fx.program import Call, Program
 from toponas_fx.progress import progress
 from toponas_fx.recording import SECOND, Recording, capture_small, record
-from toponas_fx.refusals import change_reason, changing_value, refuse, tell
+from toponas_fx.refusals import change_reason, changing_value, refuse, refuse_failed, tell
 from toponas_fx.sampling import check_steady
 from toponas_fx.state import State
 
@@ -110,17 +110,8 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
     if known is not None:
         state.captures[call.fixed] = spent + COST_OF_KNOWN
         return known
-    decides = may_decide(state.sharing, call)
-    try:
-        program = _build(fast, state, recorded, call)
-    except PreconditionError as error:  # what was decided once cannot be kept in this capture
-        refuse(state, call, str(error), recorded.capture.guards)
-        return None
-    except PassError as error:  # a fault of ours, hours into a search: what its user wrote is right all the same
-        if decides:
-            raise
-        warnings.warn(f"{state.user_class.__name__} runs as its user wrote it in a later call: {error}", stacklevel=2)
-        refuse(state, call, str(error), recorded.capture.guards)
+    program = _build(fast, state, recorded, call)
+    if program is None:
         return None
     changing = changing_value(state, program.guards)
     if changing is not None and program.has_mixtures is False:
@@ -146,27 +137,48 @@ def symbolic_numbers(state: State, call: Call, tree: TreeIndex) -> Numbers:
     return found
 
 
-def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program:
+def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program | None:
     """Build a program for a later capture, the one that decides what is shared where none did before."""
     if not may_decide(state.sharing, call):
-        return build_program(fast, state, recorded, call)[0]
+        return build_program(fast, recorded, call, state.passes)[0]
     late = LateDecision.before(fast, recorded.capture)
-    program, records = build_program(fast, state, recorded, call, detection(fast, state, recorded.capture))
-    if program.has_mixtures:
-        late.hold(records)
+    program, records = build_program(fast, recorded, call, state.passes, detection(fast, state, recorded.capture))
+    if program is not None and program.has_mixtures:
+        late.hold(program.graph, records)
     return program
 
 
 def build_program(
-    fast: fx.GraphModule,
-    state: State,
+    fast: Any,
     recorded: Recording,
     call: Call,
+    passes: Passes,
     observe: Observer | None = None,
-) -> tuple[Program, list[PassRecord]]:
-    """Run the passes over a recorded graph and compile the result."""
+    *,
+    strict: bool | None = None,
+) -> tuple[Program | None, list[PassRecord]]:
+    """Run passes over a recorded graph and compile the result: first captures, later ones and tuning's alternatives.
+
+    A pass that fails is left out, and from then on, unless it decides what the model is.
+
+    Args:
+        fast: the simplified model.
+        recorded: the recorded call.
+        call: the call that asked for it.
+        passes: in order.
+        observe: as for ``run_passes``.
+        strict: whether a pass that fails is an error; as the model is where None.
+
+    Returns:
+        The program, and what the passes did; None and nothing where the call runs as written, which is said.
+
+    Raises:
+        PassError: a pass failed, where ``strict``.
+        PreconditionError: a pass cannot run where it was put, in the first graphs of a model.
+    """
+    state: State = fast._toponas
+    strict = state.is_strict if strict is None else strict
     captured = recorded.capture
-    state.working = captured.graph
     has_mixtures: list[bool] = []
 
     def look(pass_: Pass, gm: fx.GraphModule) -> None:
@@ -177,12 +189,21 @@ def build_program(
 
     try:
         with deciding(state.sharing, call):
-            records = run_passes(inspection(fast), state.passes, look)
-    finally:
-        state.working = None
+            made = run_open(fast, captured.graph, passes, look, strict=strict)
+    except PreconditionError as error:
+        if state.report is None:
+            raise
+        refuse(state, call, str(error), captured.guards)  # what was decided once cannot be kept in this capture
+        return None, []
+    except PassError as error:
+        if strict:
+            raise
+        refuse_failed(state, call, error, captured.guards)
+        return None, []
+    leave_out(state, made.failures)
     captured.guards.layers = TreeIndex.of(fast).layers.values()  # the passes may have tied some
     found = any(has_mixtures) if has_mixtures else None
-    return Program(captured, call, recorded.any_batch, has_mixtures=found), records
+    return Program(replace(captured, graph=made.graph), call, recorded.any_batch, has_mixtures=found), made.records
 
 
 def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Recording | None) -> Program | None:

@@ -19,7 +19,7 @@ from torch import fx, nn
 from toponas_fx.capture import Capture
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.costs import Costs, graph_costs
-from toponas_fx.inspection import inspection
+from toponas_fx.inspection import at_work
 from toponas_fx.kernels import watch_layers
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Pass
@@ -65,22 +65,20 @@ class LateDecision:
 
     Attributes:
         fast: the model.
-        captured: the capture.
         parameters: its parameters by name.
         costs: what the capture costs as the user wrote it.
     """
 
     fast: Any
-    captured: Capture
     parameters: dict[str, nn.Parameter]
     costs: Costs
 
     @classmethod
     def before(cls, fast: Any, captured: Capture) -> LateDecision:
         """Look at the model before the passes run."""
-        return cls(fast, captured, dict(fast.named_parameters()), _costs(fast, captured))
+        return cls(fast, dict(fast.named_parameters()), graph_costs(at_work(fast, captured.graph)))
 
-    def hold(self, records: list[PassRecord]) -> None:
+    def hold(self, graph: fx.Graph, records: list[PassRecord]) -> None:
         """Hold to what the passes decided: graphs from before do not, parameters leave, and the report is another."""
         state: State = self.fast._toponas
         sharing = state.sharing
@@ -101,7 +99,7 @@ class LateDecision:
             )
             warnings.warn(f"{name} {notes[-1]}", stacklevel=2)
         found = state.topology or nx.MultiDiGraph()
-        after = _costs(self.fast, self.captured)
+        after = graph_costs(at_work(self.fast, graph))
         state.report = build_report(name, state.mode, found, records, self.costs, after, notes)
         state.unmeasured = None
 
@@ -112,12 +110,3 @@ class LateDecision:
         for parameter in gone.values():
             parameter.grad = None
         return list(gone)
-
-
-def _costs(fast: Any, captured: Capture) -> Costs:
-    state: State = fast._toponas
-    state.working = captured.graph
-    try:
-        return graph_costs(inspection(fast))
-    finally:
-        state.working = None

@@ -46,7 +46,20 @@ class GuardFailure(ToponasError):
 
 
 class PassError(ToponasError):
-    """A pass failed, or did not come to an end; carries the graph around the node in its text."""
+    """A pass failed, or did not come to an end; carries the graph around the node in its text.
+
+    Attributes:
+        passes: the passes at fault, of which one fails or all have no end; empty where the captured graph was broken.
+    """
+
+    passes: tuple[Any, ...] = ()
+
+    @property
+    def short(self) -> str:
+        """What failed and how, in one line."""
+        names = ", ".join(f"pass '{pass_.name}'" for pass_ in self.passes)
+        cause = self.__cause__ or self
+        return f"{names or 'the capture'} failed ({type(cause).__name__}: {(str(cause).splitlines() or [''])[0]})"
 
 
 class PreconditionError(PassError):

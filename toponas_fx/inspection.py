@@ -38,13 +38,21 @@ def inspection(fast: nn.Module) -> Inspection:
     Raises:
         ArgumentError: the argument is no simplified model.
     """
-    if isinstance(fast, Inspection):
-        return fast
+    return fast if isinstance(fast, Inspection) else _view(fast, None)
+
+
+def at_work(fast: nn.Module, graph: fx.Graph) -> Inspection:
+    """Return a view of a simplified model with a graph that belongs to no program yet: what passes rewrite."""
+    return _view(fast, graph)
+
+
+def _view(fast: nn.Module, graph: fx.Graph | None) -> Inspection:
     if not isinstance(vars(fast).get("_toponas"), State):
         raise ArgumentError(f"inspection takes what simplify returned, not {type(fast).__name__}")
     view = object.__new__(Inspection)
     object.__setattr__(view, "__dict__", vars(fast))
-    object.__setattr__(view, "_toponas_model", fast)
+    object.__setattr__(view, "_toponas_model", getattr(fast, "_toponas_model", fast))
+    object.__setattr__(view, "_toponas_graph", graph)
     return view
 
 
@@ -65,9 +73,10 @@ class _Method:
 class Inspection(fx.GraphModule):
     """A view of a simplified model; see ``inspection``."""
 
-    __slots__ = ("_toponas_model",)
+    __slots__ = ("_toponas_graph", "_toponas_model")
     _toponas: State
     _toponas_model: Any
+    _toponas_graph: fx.Graph | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse to be made otherwise."""
@@ -99,9 +108,9 @@ class Inspection(fx.GraphModule):
     @property
     def graph(self) -> fx.Graph:
         """The rewritten graph of the present mode, ``train()`` or ``eval()``; call ``recompile`` after editing it."""
+        if self._toponas_graph is not None:
+            return self._toponas_graph
         state = self._toponas
-        if state.working is not None:
-            return state.working
         if state.shares_graphs:
             state.programs = [program.copy() for program in state.programs]
             state.shares_graphs = False

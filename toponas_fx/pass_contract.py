@@ -60,6 +60,9 @@ class Plan:
 class Pass(ABC):
     """One rewrite rule; a frozen dataclass whose fields are its options.
 
+    Where one fails, it is undone and left out, and the compilation goes on; unless it shares modules, which is decided
+    once for all graphs of a model.
+
     Attributes:
         name: the class name in kebab-case.
         semantics: its promise.

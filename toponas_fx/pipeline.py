@@ -12,7 +12,7 @@ from torch import fx
 
 from toponas_fx import remembered
 from toponas_fx.costs import Costs, graph_costs
-from toponas_fx.errors import PassError, ToponasError
+from toponas_fx.errors import PassError
 from toponas_fx.graph_text import format_graph, format_node, number_nodes
 from toponas_fx.pass_contract import Pass, Plan, Repeat, Semantics
 from toponas_fx.progress import step
@@ -106,7 +106,10 @@ def _run_all(gm: fx.GraphModule, passes: Passes, observe: Observer | None) -> li
             if len(settled) == len(group):
                 break
         else:
-            raise PassError(f"passes {[pass_.name for pass_ in group]} still change the graph after {MAX_ROUNDS} turns")
+            names = [pass_.name for pass_ in group]
+            endless = PassError(f"passes {names} still change the graph after {MAX_ROUNDS} turns")
+            endless.passes = tuple(group)
+            raise endless
     return [records[id(pass_)] for pass_ in flat]
 
 
@@ -133,10 +136,11 @@ def _run_pass(
         _apply_until_done(gm, pass_, record)
         pass_.ensures(gm)
         (verify if len(record.changes) > count else verify_interface)(gm, interface)
-    except ToponasError as error:
-        raise type(error)(f"{place}: {error}") from error
     except Exception as error:
-        raise PassError(f"{place}: {type(error).__name__}: {error}") from error
+        kind, told = (type(error), "") if isinstance(error, PassError) else (PassError, f"{type(error).__name__}: ")
+        failure = kind(f"{place}: {told}{error}")
+        failure.passes = (pass_,)
+        raise failure from error
     record.after = graph_costs(gm) if len(record.changes) > count else costs
     done.append(pass_.name)
     if _level() >= 1:
@@ -167,6 +171,11 @@ def _apply_until_done(gm: fx.GraphModule, pass_: Pass, record: PassRecord) -> No
 
 def _origins(nodes: Sequence[fx.Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for node in nodes for name in node.meta.get("origin", (node.name,))))
+
+
+def is_strict_here() -> bool:
+    """Return whether the environment asks for errors where a pass fails: ``TOPONAS_STRICT=1``, or any log of passes."""
+    return _level() > 0 or os.environ.get("TOPONAS_STRICT", "0") not in ("", "0")
 
 
 def _level() -> int:

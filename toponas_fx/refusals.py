@@ -15,6 +15,7 @@ from typing import Any
 
 from toponas_fx.capture.guards import Change, StateGuards
 from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.errors import PassError
 from toponas_fx.program import Call, Program
 
 LOST = 3
@@ -104,7 +105,17 @@ class Refusals:
         return holds
 
 
-def refuse(state: Any, call: Call, reason: str, guards: StateGuards | None, **details: Any) -> None:
+def refuse_failed(state: Any, call: Call, error: PassError, guards: StateGuards) -> None:
+    """Let a call run as written since a pass failed that cannot be left out, and say so: the fault is none of its."""
+    reason = f"{error.short}; please report it, strict=True raises here"
+    if state.report is None:
+        warnings.warn(f"{state.user_class.__name__} runs as its user wrote it: {reason}", stacklevel=2)
+    refuse(state, call, reason, guards, is_loss=True)
+
+
+def refuse(
+    state: Any, call: Call, reason: str, guards: StateGuards | None, *, is_loss: bool | None = None, **details: Any
+) -> None:
     """Let a kind of call run as written, while the Python state that was read holds; for good where that is None.
 
     Args:
@@ -112,6 +123,7 @@ def refuse(state: Any, call: Call, reason: str, guards: StateGuards | None, **de
         call: the call.
         reason: why.
         guards: what the run that showed it had read.
+        is_loss: whether it deserves a warning; found out where None.
         **details: further attributes of the ``Refusal``.
     """
     own = None if guards is None else guards.choosing(details.get("changing"))
@@ -120,8 +132,10 @@ def refuse(state: Any, call: Call, reason: str, guards: StateGuards | None, **de
     programs = [program for program in state.programs if program.fixed == call.fixed]
     if guards is None:
         state.programs = [p for p in state.programs if not (p.has_guards and p.fixed == call.fixed)]
-    is_loss = any(program.has_mixtures for program in programs)
-    tell(state, call, reason, details.get("seen") is not None if "changing" in details else is_loss)
+    if is_loss is None:
+        has_mixtures = any(program.has_mixtures for program in programs)
+        is_loss = details.get("seen") is not None if "changing" in details else has_mixtures
+    tell(state, call, reason, is_loss)
 
 
 def tell(state: Any, call: Call, reason: str, is_loss: bool) -> None:

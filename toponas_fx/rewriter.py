@@ -38,9 +38,11 @@ class Rewriter:
     def before(self, anchor: fx.Node, *origins: fx.Node) -> Iterator[None]:
         """Insert new nodes before ``anchor``; they stem from ``origins`` (from ``anchor`` where none are given)."""
         outer, self._origins = self._origins, list(origins) or [anchor]
-        with self.gm.graph.inserting_before(anchor):
-            yield
-        self._origins = outer
+        try:
+            with self.gm.graph.inserting_before(self._known(anchor)):
+                yield
+        finally:
+            self._origins = outer
 
     def after(self, anchor: fx.Node, *origins: fx.Node) -> AbstractContextManager[None]:
         """Insert new nodes right after ``anchor``; they stem from ``origins``."""
@@ -74,6 +76,7 @@ class Rewriter:
             PassError: both types are known and differ.
         """
         remembered.graph_changed()
+        self._known(old), self._known(new)
         before, after = old.meta.get("type"), new.meta.get("type")
         if before is not None and after is not None and before != after:
             around = format_graph(self.gm, around=old)
@@ -102,17 +105,18 @@ class Rewriter:
     def update(self, node: fx.Node, args: Sequence[Any]) -> None:
         """Give a node other arguments."""
         remembered.graph_changed()
-        node.args = tuple(args)
+        self._known(node).args = tuple(args)
+        self._check_inputs(node)
 
     def redirect(self, reader: fx.Node, old: fx.Node, new: fx.Node) -> None:
         """Let one reader read ``new`` where it reads ``old``."""
         remembered.graph_changed()
-        reader.replace_input_with(old, new)
+        self._known(reader).replace_input_with(old, self._known(new))
 
     def erase(self, node: fx.Node) -> None:
         """Remove a node that nobody reads."""
         remembered.graph_changed()
-        self.gm.graph.erase_node(node)
+        self.gm.graph.erase_node(self._known(node))
 
     def erase_unread(self, nodes: Iterable[fx.Node]) -> None:
         """Remove those of the nodes that nobody reads, readers before what they read."""
@@ -159,8 +163,20 @@ class Rewriter:
         """Record that the kernel parameter at a path is normalized wherever it is read."""
         sharing_of(self.gm).kernels[kernel] = NormalizedKernel(bias, per)
 
+    def _known(self, node: fx.Node) -> fx.Node:
+        """Return a node of this graph; one that an earlier match erased, or of another graph, is an error by name."""
+        if node._erased or node.graph is not self.gm.graph:
+            what = "was erased before" if node._erased else "is of another graph"
+            raise PassError(f"pass '{self.pass_name}' uses the node `{node.name}`, which {what}")
+        return node
+
+    def _check_inputs(self, node: fx.Node) -> None:
+        for other in node.all_input_nodes:
+            self._known(other)
+
     def _note(self, node: fx.Node, type: TensorType | None) -> fx.Node:
         remembered.graph_changed()
+        self._check_inputs(node)
         first = self._origins[0].meta if self._origins else {}
         if type is not None:
             node.meta["type"] = type

@@ -19,14 +19,15 @@ from toponas_fx.capture.quiet import collector_off
 from toponas_fx.compiler import build_program
 from toponas_fx.costs import Costs, graph_costs
 from toponas_fx.deciding import detection
-from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, ToponasError
-from toponas_fx.inspection import inspection
+from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, PassError, ToponasError
+from toponas_fx.inspection import at_work, inspection
 from toponas_fx.kernels import leave_layer, normalized_values, watch_layers
 from toponas_fx.model import SimplifiedModule
+from toponas_fx.notes import note_on_names, note_on_writes
 from toponas_fx.options import checked_passes
 from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import DetectMixedOps, Recompute
-from toponas_fx.pipeline import PassRecord
+from toponas_fx.pipeline import PassRecord, is_strict_here
 from toponas_fx.program import Call
 from toponas_fx.progress import progress
 from toponas_fx.recording import record
@@ -49,6 +50,7 @@ def simplify(
     normalize: str = "kernel",
     recompute: bool = False,
     tune: bool = False,
+    strict: bool = False,
 ) -> Any:
     """Return a model that computes a supernet with the work that its candidates repeat removed.
 
@@ -73,6 +75,9 @@ def simplify(
             lowered; never what is shared) are measured with ``example_inputs``, in steps of this model on its device.
             The fastest are kept, remembered by device, sizes and model, and printed. In mode ``"exact"`` a model that
             the original outruns is left as written. Without it, sizes decide.
+        strict: whether a pass that fails is an error, at once or in a later call; or else it is undone, a warning and
+            the report name it, and the search goes on without it. ``TOPONAS_STRICT=1`` or any ``TOPONAS_DEBUG`` in
+            the environment asks for it too.
 
     Returns:
         The simplified model; ``fast.report`` says what was done and why not more.
@@ -81,6 +86,7 @@ def simplify(
         ArgumentError: ``model`` is no Module, is wrapped for parallel use or simplified already, or an option is
             unknown; ``tune`` without example inputs.
         InputError: the example inputs do not fit forward, or none could be inferred.
+        PassError: a pass failed, where ``strict``; PreconditionError: one of ``passes`` cannot run where it was put.
         Exception: whatever the model's own forward raises, untouched; above all what torch raises on shapes that do
             not fit. Only where forward fails for want of state that the search loop sets later, an architecture that
             is None or not there yet, a warning names the line instead: the model runs as written until a call works,
@@ -97,16 +103,14 @@ def simplify(
         raise ArgumentError("tune=True measures steps: pass example_inputs of the size that the search has")
     inputs = inputs_of(model, example_inputs, example_kwargs)
     with progress(f"simplifying {type(model).__name__}"):
-        return _simplified(model, inputs, mode, chosen, inferred, tune)
+        with collector_off():
+            fast = assemble(model, mode, chosen, is_strict=strict or is_strict_here())
+        return _simplified(model, fast, inputs, mode, inferred, tune)
 
 
-def _simplified(
-    model: nn.Module, inputs: Inputs, mode: str, chosen: tuple[Pass | Repeat, ...], inferred: bool, tune: bool
-) -> Any:
-    with collector_off():
-        fast = assemble(model, mode, chosen)
+def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred: bool, tune: bool) -> Any:
     if fast._toponas_taken:
-        warnings.warn(_taken(fast), stacklevel=3)
+        warnings.warn(note_on_names(fast), stacklevel=3)
     fast._toponas.simplify_like = simplify_like
     fast._toponas.example = pytree.tree_map_only(Tensor, _without_memory, inputs)
     training = {module: module.training for module in fast.modules()}
@@ -137,10 +141,11 @@ def _simplified(
         if first is not None and first.has_mixtures is False:
             fast._toponas.notes = [why_unmixed(inspection(fast), first.entered)]
             warnings.warn(f"{type(model).__name__}: {fast._toponas.notes[0]}", stacklevel=3)
-        notes = [*(f"runs as its user wrote it: {reason}" for reason in reasons), *fast._toponas.notes, *told]
-        notes += [_taken(fast)] if fast._toponas_taken else []
+        notes = [f"runs as its user wrote it: {reason}" for reason in reasons]
+        notes += [*fast._toponas.left_out, *fast._toponas.notes, *told]
+        notes += [note_on_names(fast)] if fast._toponas_taken else []
         if raw is not None:
-            notes += note_on_unread(fast) + _note_on_writes(fast)
+            notes += note_on_unread(fast) + note_on_writes(fast)
             after = records[-1].after if records else before
             fast._toponas.unmeasured = None if inferred else inputs
     finally:
@@ -153,35 +158,16 @@ def _simplified(
     return fast
 
 
-def _taken(fast: SimplifiedModule) -> str:
-    """Say which names are the user's here."""
-    names = ", ".join(f"`{name}`" for name in sorted(fast._toponas_taken))
-    return (
-        f"{fast._toponas.user_class.__name__} has {names} of its own, which a simplified model leaves to it: "
-        "toponas_fx.inspection(fast) has the graph, the report, the reference"
-    )
-
-
-def _note_on_writes(fast: SimplifiedModule) -> list[str]:
-    """Return a note on the attributes that forward writes, if there are any: results kept there are read by others."""
-    written = {key: None for program in fast._toponas.programs for key in program.writes}
-    if not written:
-        return []
-    path, name = next(iter(written))
-    more = f" and {len(written) - 1} more" if len(written) > 1 else ""
-    owner = f"`{path}`" if path else "the model"
-    return [
-        f"forward writes the attribute `{name}` of {owner}{more}, which each call sets: candidates whose results are "
-        "kept there cannot merge"
-    ]
-
-
 def _tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> list[str]:
     """Choose among exact alternatives, and print what was chosen; leave no program that the original outruns."""
     try:
         tuned = measure_alternatives(fast, model, inputs)
     except (CaptureError, GuardFailure) as error:
         return [f"not tuned: two runs of the example inputs differ: {error}"]
+    except PassError as error:
+        if fast._toponas.is_strict:
+            raise
+        return [f"not tuned: {error.short}"]
     told = list(tuned.lines())
     for line in told:
         print(f"toponas_fx: {line}")
@@ -221,12 +207,11 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
     state.captures[call.fixed] = 1
     if recorded.is_whole:
         state.batch_decides.add(call.fixed)
-    state.working = captured.graph
-    raw = graph_costs(inspection(fast))
-    state.working = None
-
+    raw = graph_costs(at_work(fast, captured.graph))
     observe = detection(fast, state, captured) if fast.training else None
-    program, records = build_program(fast, state, recorded, call, observe)
+    program, records = build_program(fast, recorded, call, state.passes, observe)
+    if program is None:
+        return None, []
     state.programs.append(program)
     if recorded.evaluation is not None:
         evaluation = Call.of(*inputs, training=False)
@@ -243,7 +228,7 @@ def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
     """Simplify a model of another structure with the options of ``template``."""
     state = template._toponas
     args, kwargs = state.example
-    return simplify(model, args, example_kwargs=kwargs, mode=state.mode, passes=state.passes)
+    return simplify(model, args, example_kwargs=kwargs, mode=state.mode, passes=state.passes, strict=state.is_strict)
 
 
 def explain(model: nn.Module, example_inputs: Any = None, **options: Any) -> Report:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from toponas_fx.capture.expressions import Source
 from toponas_fx.capture.inputs import Inputs
@@ -27,7 +27,8 @@ class State:
         user_class: the user's class.
         user_forward: the user's forward, unbound.
         mode: ``"share"`` or ``"exact"``.
-        passes: the passes of that mode.
+        passes: the passes of that mode, less those that failed once.
+        is_strict: whether a pass that fails is an error; or else it is left out.
         sharing: what was decided.
         programs: compiled graphs, for the training and the evaluation capture and any later one.
         as_written: for the fixed part of a call's key, why the user's forward runs as written.
@@ -38,12 +39,12 @@ class State:
         numbers: those that were seen to change, with two of their values; captures keep them symbolic.
         held_numbers: those with which that was tried in vain.
         removed: parameters that were retired, by path; they left ``parameters()``.
-        working: the graph that passes are at work on, while they are.
         shares_graphs: True while the programs' graphs are shared with a copy.
         report: the report.
         unmeasured: the example inputs, until the report has been measured with them.
         topology: the topology found in the training capture.
         notes: what that capture found unused.
+        left_out: what failed and was left out before there was a report.
         example: the example inputs, without their memory.
         simplify_like: simplifies a model of another structure with this one's options.
         index: the tree as last seen.
@@ -54,6 +55,7 @@ class State:
     user_forward: Callable[..., Any]
     mode: str
     passes: tuple[Any, ...]
+    is_strict: bool = False
     sharing: Sharing = field(default_factory=Sharing)
     programs: list[Program] = field(default_factory=list)
     as_written: dict[tuple[Any, ...], str] = field(default_factory=dict)
@@ -64,12 +66,12 @@ class State:
     numbers: dict[Source, tuple[float, float]] = field(default_factory=dict)
     held_numbers: set[Source] = field(default_factory=set)
     removed: dict[str, Tensor] = field(default_factory=dict)
-    working: fx.Graph | None = None
     shares_graphs: bool = False
     report: Any = None
     unmeasured: Inputs | None = None
     topology: Any = None
     notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     example: Any = None
     simplify_like: Callable[[Any, nn.Module], Any] = field(init=False)
     index: TreeIndex | None = None
@@ -77,8 +79,8 @@ class State:
 
     def copy(self) -> State:
         """Return the state of a copy of the model: the same programs, its own decisions."""
-        twin = State(self.user_class, self.user_forward, self.mode, self.passes, self.sharing.copy())
-        twin.programs = list(self.programs)
+        twin = State(self.user_class, self.user_forward, self.mode, self.passes, self.is_strict)
+        twin.sharing, twin.programs = self.sharing.copy(), list(self.programs)
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
         twin.refusals, twin.batch_decides = self.refusals.copy(), set(self.batch_decides)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
@@ -132,7 +134,7 @@ class State:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the index, which is rebuilt, and the example inputs."""
-        left_out = dict.fromkeys(("index", "structure", "working", "unmeasured"))
+        left_out = dict.fromkeys(("index", "structure", "unmeasured"))
         return {**vars(self), **left_out, "removed": dict(self.removed)}
 
 

@@ -23,8 +23,9 @@ from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import in_mode, no_trace
 from toponas_fx.compiler import build_program
+from toponas_fx.errors import PassError
 from toponas_fx.graph_text import format_graph
-from toponas_fx.inspection import inspection
+from toponas_fx.inspection import at_work
 from toponas_fx.model import SimplifiedModule
 from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import BatchKernels, FuseSiblings, LowerForDevice, MergeKernels
@@ -97,6 +98,7 @@ def tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> Tuned:
     Raises:
         CaptureError: another capture of the same inputs cannot be repeated.
         GuardFailure: a run of the same inputs reads something else from its data.
+        PassError: a pass fails on the tied model, or on any alternative where the model is strict.
     """
     state = fast._toponas
     inputs = pytree.tree_map_only(Tensor, torch.clone, inputs)  # forward may write to them
@@ -117,7 +119,13 @@ def tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> Tuned:
             passes = answer.change(state.passes)
             if passes == state.passes:
                 continue
-            program = _program(fast, passes, inputs)
+            try:
+                program = _program(fast, passes, inputs)
+            except PassError as error:
+                if state.is_strict:
+                    raise
+                told.append(f"{answer.text}: not taken, {error.short}")
+                continue
             if program.code == state.programs[0].code:
                 continue
             best = _step("the best so far", fast, state.programs[0], inputs)
@@ -137,26 +145,19 @@ def tune(fast: SimplifiedModule, model: nn.Module, inputs: Inputs) -> Tuned:
 
 
 def _program(fast: SimplifiedModule, passes: Passes, inputs: Inputs) -> Program:
-    """Compile the training capture with other passes."""
-    state = fast._toponas
-    captured = capture(fast, MethodType(state.user_forward, fast), *inputs)
-    before, state.passes = state.passes, passes
-    try:
-        recorded = Recording(captured, inputs, is_whole=True)
-        return build_program(fast, state, recorded, Call.of(*inputs, fast.training))[0]
-    finally:
-        state.passes = before
+    """Compile the training capture with other passes; a PassError where one of them fails."""
+    captured = capture(fast, MethodType(fast._toponas.user_forward, fast), *inputs)
+    recorded = Recording(captured, inputs, is_whole=True)
+    program, _ = build_program(fast, recorded, Call.of(*inputs, fast.training), passes, strict=True)
+    assert program is not None, "strict builds end in a program or an error"
+    return program
 
 
 def _key(fast: SimplifiedModule, inputs: Inputs) -> tuple[str, ...]:
     """Return what a choice depends on: device, threads, versions, the model's layers and sizes, the passes."""
     state = fast._toponas
     captured = capture(fast, MethodType(state.user_forward, fast), *inputs)
-    before, state.working = state.working, captured.graph
-    try:
-        graph = format_graph(inspection(fast))
-    finally:
-        state.working = before
+    graph = format_graph(at_work(fast, captured.graph))
     tensors = Call.of(*inputs, fast.training).tensors
     kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
     return (_device(inputs), *kinds, graph, repr(fast), repr(state.passes), state.programs[0].code)
