@@ -40,8 +40,8 @@ def format_graph(
         gm_or_graph: The graph, or the module that carries it.
         root: The module tree that paths are looked up in, for the class names of modules. Without it, the graph module
             itself or the graph's owner is used; where there is neither, a module's class reads ``module``.
-        around: Print only this node and its neighbours. Its line starts with ``>`` and a space, the others with two spaces. A
-            node that is no longer in the graph is not marked, and the whole graph is printed.
+        around: Print only this node and its neighbours. Its line starts with ``>`` and a space, the others with two
+            spaces. A node that is no longer in the graph is not marked, and the whole graph is printed.
         context: How many lines to print on each side of ``around``.
 
     Returns:
