@@ -1,7 +1,8 @@
 """The Python in README and docs runs: a page's blocks in order, in one namespace, after the stand-ins that it declares.
 
 A page declares stand-ins for what its readers have of their own in a block inside an HTML comment, which pages do not
-show. A block that must not run has ``<!-- not run: why -->`` on the line above it.
+show. A block that must not run has ``<!-- not run: why -->`` on the line above it. A block of text with
+``<!-- printed -->`` above it is what the code prints.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<excuse><!-- not run: (?P<reason>[^\n]+) -->\n)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
+PRINTED = re.compile(r"^<!-- printed -->\n```text\n(?P<text>.*?)^```$", re.M | re.S)
 
 
 def code_of(page: Path) -> str:
@@ -39,12 +41,15 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()], ids=name)
-def test_the_code_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_of_a_page_runs_and_prints_what_it_shows(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     code = compile(code_of(page), str(page), "exec", dont_inherit=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exec(code, {"__name__": "page"})
+    printed = capsys.readouterr().out
+    for block in PRINTED.finditer(page.read_text(encoding="utf-8")):
+        assert block["text"] in printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
