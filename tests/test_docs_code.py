@@ -8,11 +8,8 @@ show. A block that must not run has ``<!-- not run: why -->`` on the line above 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -75,14 +72,3 @@ def test_blocks_keep_their_lines_and_excused_ones_are_left_out(tmp_path: Path) -
         "text\n<!-- not run: it is an example of an error -->\n```python\n1 / 0\n```\n\n```python\na = 1\n```\n"
     )
     assert code_of(page).splitlines() == [*[""] * 7, "a = 1"]
-
-
-def test_figures_are_what_their_script_draws(tmp_path: Path) -> None:
-    script = ROOT / "docs" / "edge_figure.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
-    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
-    assert set(drawn) == {"edge.svg", "floating.svg"}
-    for name_, text in drawn.items():
-        ElementTree.fromstring(text)
-        committed = (ROOT / "docs" / "_static" / name_).read_text(encoding="utf-8")
-        assert committed == text, "run python docs/edge_figure.py docs/_static"
