@@ -20,7 +20,7 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 HELD_OUT = 0.2
 """The share of all images that goes to `validation`; the search gets the rest, half and half."""
 
-DIGIT = 24
+DIGIT = 16
 """The side of a scattered digit."""
 
 NOISE = 0.25
@@ -70,13 +70,13 @@ def load_digits(image_size: int = 8, seed: int = 0) -> SearchData:
     return _split(TensorDataset(images, torch.from_numpy(digits.target)), 1, len(digits.target_names), seed)
 
 
-def load_scattered_digits(image_size: int = 32, seed: int = 0) -> SearchData:
-    """Return the same digits, each at three times its size, somewhere on an image full of noise.
+def load_scattered_digits(image_size: int = 24, seed: int = 0) -> SearchData:
+    """Return the same digits, each at twice its size, somewhere on an image full of noise.
 
     Plain digits are learnt within a few steps by whatever network; these take a search some time.
 
     Args:
-        image_size: side of the images, at least 24.
+        image_size: side of the images, at least 16.
         seed: decides places and noise, and which image goes to which part.
 
     Raises:

@@ -29,7 +29,9 @@ def add_arguments(
         help="a folder of images for each class, or 'digits' for scikit-learn's as they are, which any network learns "
         "within seconds; or else those, enlarged, somewhere among noise",
     )
-    parser.add_argument("--image-size", type=positive, help="a multiple of 4; 8 for plain digits, or else 32")
+    parser.add_argument(
+        "--image-size", type=positive, help="a multiple of 4; 8 for plain digits, 32 for a folder, or else 24"
+    )
     parser.add_argument("--C", type=positive, default=C, help="channels of the first stage (%(default)s)")
     parser.add_argument("--epochs", type=positive, default=epochs, help="through the search's images (%(default)s)")
     parser.add_argument("--batch", type=positive, default=batch, help="images a batch (%(default)s)")
@@ -65,7 +67,7 @@ def check_plot_arguments(parser: argparse.ArgumentParser, args: argparse.Namespa
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> SearchData:
     """Complete the options in place and load the images; a mistake in any ends the program with one sentence."""
     args.models = ["original"] * (not args.simplified) + ["simplified"] * (not args.original)
-    args.image_size = args.image_size or (8 if args.data == DIGITS else 32)
+    args.image_size = args.image_size or {DIGITS: 8, None: 24}.get(args.data, 32)
     if args.image_size % 4:
         parser.error(f"--image-size must be a multiple of 4, for two halvings, found {args.image_size}")
     if args.json and not args.json.parent.is_dir():

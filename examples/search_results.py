@@ -74,8 +74,9 @@ def meaning(results: Results) -> list[str]:
     cells = "the same" if original["cell"] == simplified["cell"] else "different ones"
     return [
         f"simplify itself took {simplified['simplify_seconds']:.1f} s, as long as {steps:.1f} steps of the original.",
-        "The ratio of step times is that of this machine at these sizes; docs/benchmarks.md has more of them, the "
-        "original in channels-last layout, which is faster on a CPU, and torch.compile.",
+        "The ratio of step times is that of this machine at these sizes, optimizers included; the README's are of "
+        "larger sizes, and of forward and backward alone. docs/benchmarks.md has more, the original in channels-last "
+        "layout, which is faster on a CPU, and torch.compile.",
         f"One seed and so few steps rank neither accuracies nor cells ({cells} here): "
         f"an edge's strongest candidate counts {strong:.3f} (original) and {strong_too:.3f} (simplified) in the mean, "
         f"where {undecided:.3f} is undecided. Two searches may find different cells: between one-hot architectures the "

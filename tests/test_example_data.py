@@ -22,13 +22,13 @@ def test_digits_are_normalized_and_the_parts_share_nothing():
 
 
 def test_scattered_digits_are_digits_at_random_places():
-    data, plain = load_scattered_digits(seed=3), load_digits(image_size=24, seed=3)
+    data, plain = load_scattered_digits(seed=3), load_digits(image_size=16, seed=3)
     assert data.weights.indices == plain.weights.indices
     scattered, digits = (torch.stack([each.weights[i][0] for i in range(50)]) for each in (data, plain))
-    assert scattered.shape == (50, 1, 32, 32)
-    windows = scattered.unfold(2, 24, 1).unfold(3, 24, 1).flatten(2, 3)  # f32[50,1,81,24,24]
+    assert scattered.shape == (50, 1, 24, 24)
+    windows = scattered.unfold(2, 16, 1).unfold(3, 16, 1).flatten(2, 3)  # f32[50,1,81,16,16]
     matches = F.cosine_similarity(windows.flatten(3), digits.flatten(2).unsqueeze(2), dim=-1)  # f32[50,1,81]
     assert matches.max(dim=-1).values.min() > 0.6, "each digit is there"
     assert len(set(matches.argmax(dim=-1).flatten().tolist())) > 20, "at many places"
-    with pytest.raises(ValueError, match="a scattered digit has 24 pixels a side, found images of 20"):
-        load_scattered_digits(20)
+    with pytest.raises(ValueError, match="a scattered digit has 16 pixels a side, found images of 12"):
+        load_scattered_digits(12)

@@ -232,7 +232,7 @@ def test_api_lookup(tmp_path):
         (["--image-size", "9"], "--image-size must be a multiple of 4, for two halvings, found 9"),
         (["--C", "0"], "argument --C: must be a whole number from 1, found '0'"),
         (["--batch", "720"], "a batch of 720 images is more than the 719 that each half of the search has"),
-        (["--image-size", "20"], "a scattered digit has 24 pixels a side, found images of 20"),
+        (["--image-size", "12"], "a scattered digit has 16 pixels a side, found images of 12"),
         (["--order", "3"], "argument --order: invalid choice"),
         (["--plot", "{tmp}/nowhere/out.png"], "--plot: there is no folder .*nowhere to write to"),
         (["--plot", "{tmp}/out.txt"], "--plot: name a .png, .svg or .pdf, found .*out.txt"),
@@ -258,7 +258,7 @@ def test_no_tensorboard_is_one_sentence(monkeypatch, capsys):
 def test_plain_digits_and_the_default_are_what_data_says():
     assert parse(["--data", "digits"])[0].image_size == 8
     args, data, _ = parse([])
-    assert (args.image_size, data.weights[0][0].shape) == (32, (1, 32, 32))
+    assert (args.image_size, data.weights[0][0].shape) == (24, (1, 24, 24))
 
 
 def test_script_on_the_original_supernet(tmp_path, image_folder):
