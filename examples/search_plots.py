@@ -91,6 +91,9 @@ def plot(histories: Mapping[str, History], title: str, path: Path) -> None:
             _draw_weights(axes[row][column], history, unit)
             axes[row][0].set_ylabel(f"weights of\ncandidates,\n{name}")
         axes[-1][column].set_xlabel(unit if unit == "steps" else "seconds, with those of simplify")
+    limits = [limit for row in axes[2:] for limit in row[0].get_ylim()]
+    for row in axes[2:]:
+        row[0].set_ylim(min(limits), max(limits))  # of one scale, to be compared
     axes[0][0].set_ylabel("loss")
     axes[1][0].set_ylabel("validation\naccuracy, %")
     axes[0][0].legend()

@@ -65,7 +65,9 @@ def test_plot_has_both_searches_against_steps_and_seconds(tmp_path, monkeypatch)
 
     figures = []
     monkeypatch.setattr(pyplot, "close", figures.append)
-    plot({"original": history(), "simplified": history(2.0)}, "a title", tmp_path / "plot.svg")
+    simplified = history(2.0)
+    simplified.weights[-1][0] = torch.tensor([0.9, 0.05, 0.05])
+    plot({"original": history(), "simplified": simplified}, "a title", tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
     (figure,) = figures
     axes = figure.axes  # row by row
@@ -73,6 +75,7 @@ def test_plot_has_both_searches_against_steps_and_seconds(tmp_path, monkeypatch)
     for axis, (first, last) in zip(axes[:2], ([1, 1], [0.5, 2.5]), strict=True):
         assert [line.get_xdata()[0] for line in axis.lines] == [first, last]
         assert all(list(line.get_ydata()) == [2.0, 1.75, 1.5, 1.25] for line in axis.lines)
+    assert len({axis.get_ylim() for axis in axes[4:]}) == 1, "weights compare"
     assert [list(line.get_xdata()) for line in axes[3].lines] == [[1.0, 2.0], [3.0, 4.0]]
     assert all(list(line.get_ydata()) == [10.0, 30.0] for line in axes[3].lines)
     means = {line.get_label(): line.get_ydata()[0] for line in axes[4].lines if not line.get_label().startswith("_")}
