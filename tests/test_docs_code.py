@@ -39,6 +39,7 @@ def name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()], ids=name)
 def test_the_code_of_a_page_runs_and_prints_what_it_shows(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_default_dtype(torch.float32)  # as readers have it; the tests' own is float64
     torch.manual_seed(0)
     code = compile(code_of(page), str(page), "exec", dont_inherit=True)
     with warnings.catch_warnings():
