@@ -51,8 +51,8 @@ KINDS = (CONVOLUTIONS, CONVOLUTIONS, POOLINGS, NORMS, ACTIVATIONS)
 def chain(draw: random.Random, depth: int) -> nn.Sequential:
     """Return ``depth`` layers in a row; now and then some of them beside a skip connection."""
     layers: list[nn.Module] = [draw.choice(draw.choice(KINDS))(draw) for _ in range(depth)]
-    for before, layer in itertools.pairwise(layers):
-        if isinstance(layer, nn.ReLU) and isinstance(before, SAVING):
+    for before, layer in itertools.pairwise([None, *layers]):
+        if isinstance(layer, nn.ReLU) and isinstance(before, (type(None), *SAVING)):
             layer.inplace = False  # or else torch itself says that what it needs was written over
     if depth > 2 and draw.random() < 0.2:
         layers[1:] = [Residual(nn.Sequential(*layers[1:]))]
@@ -92,7 +92,7 @@ class RandomLayers(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         if not self.rows:
-            return self.body(x * 1.0)  # which a first layer may write into
+            return self.body(x)
         x = self.stem(x)
         return sum(w * op(x) for w, op in zip(self.alphas, self.candidates, strict=True))
 
