@@ -39,9 +39,10 @@ def name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()], ids=name)
 def test_the_code_of_a_page_runs_and_prints_what_it_shows(
-    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.undo()  # what makes small models behave as large ones in all tests: readers do not have that
+    monkeypatch.chdir(tmp_path)  # for the files that pages write
     torch.manual_seed(0)
     code = compile(code_of(page), str(page), "exec", dont_inherit=True)
     with warnings.catch_warnings():
