@@ -15,8 +15,9 @@ from torch import fx, nn
 
 from toponas_fx.costs import Costs
 from toponas_fx.mixtures import mixtures
+from toponas_fx.module_paths import common_path
 from toponas_fx.pipeline import PassRecord
-from toponas_fx.topology import RESHAPES, common_path
+from toponas_fx.topology import RESHAPES
 from toponas_fx.weight_rows import Element, Elements
 
 _ROWS = {
