@@ -39,6 +39,8 @@ ANALYSES += (
     "module_paths",
     "node_kinds",
     "candidate_names",
+    "algebra_text",
+    "edge_reader",
     "algebra",
     "model_reads",
     "parts",

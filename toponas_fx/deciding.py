@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import networkx as nx
 from torch import fx, nn
 
+from toponas_fx.algebra import ARITHMETIC, edges_of, with_results
 from toponas_fx.capture import Capture
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.costs import Costs, graph_costs
@@ -24,7 +26,7 @@ from toponas_fx.kernels import watch_layers
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.pipeline import Observer, PassRecord
+from toponas_fx.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.program import Call
 from toponas_fx.report import build_report, unused_notes
 from toponas_fx.sharing import Sharing
@@ -49,14 +51,26 @@ def deciding(sharing: Sharing, call: Call) -> Iterator[None]:
 
 
 def detection(fast: Any, state: State, captured: Capture) -> Observer:
-    """Return what keeps the mixtures as the user wrote them, before anything is dropped or shared."""
+    """Return what keeps the mixtures as the user wrote them, before anything is dropped or shared, and as they became.
+
+    Their algebra is read where the passes begin that compute the same by other arithmetic.
+    """
+    last = _last_of_algebra(state.passes)
 
     def keep_detected(pass_: Pass, gm: fx.GraphModule) -> None:
         if isinstance(pass_, DetectMixedOps):
             state.topology = build_topology(gm)
+            state.edges = edges_of(gm, state.topology)
             state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
+        if pass_ is last:
+            state.edges = with_results(gm, state.edges)
 
     return keep_detected
+
+
+def _last_of_algebra(passes: Passes) -> Pass | None:
+    """Return the last pass before those of ``ARITHMETIC``."""
+    return next(iter([*takewhile(lambda pass_: pass_.name not in ARITHMETIC, flatten(passes))][-1:]), None)
 
 
 @dataclass(frozen=True)

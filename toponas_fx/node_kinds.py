@@ -22,7 +22,7 @@ _NO_ACTIVATIONS = ("multiheadattention", "softmax", "softmax2d", "softmin", "log
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 _SLICES = (operator.getitem, "select", "narrow")
-_VIEWS = ("contiguous", "clone", "detach", "view", "reshape", torch.reshape)
+_COPIES = ("contiguous", "clone", "detach", torch.clone, torch.detach)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def layer_of(gm: fx.GraphModule, node: fx.Node) -> Layer:
         return Layer("avg_pool", "avg_pool2d", sizes=_sizes(next(a for a in node.args[1:] if isinstance(a, tuple))))
     if target in (ops.scaled_norm, stacked_norm):
         return Layer("norm", name)
-    for kind, targets in (("add", _ADDITIONS), ("product", _PRODUCTS), ("slice", _SLICES), ("identity", _VIEWS)):
+    for kind, targets in (("add", _ADDITIONS), ("product", _PRODUCTS), ("slice", _SLICES), ("identity", _COPIES)):
         if target in targets:
             return Layer(kind, name)
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("kernel_size", ())
