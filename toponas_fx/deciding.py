@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import networkx as nx
@@ -28,7 +27,7 @@ from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps
 from toponas_fx.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.program import Call
-from toponas_fx.report import build_report, unused_notes
+from toponas_fx.report_building import build_report, unused_notes
 from toponas_fx.sharing import Sharing
 from toponas_fx.state import State
 from toponas_fx.topology import build_topology
@@ -55,22 +54,26 @@ def detection(fast: Any, state: State, captured: Capture) -> Observer:
 
     Their algebra is read where the passes begin that compute the same by other arithmetic.
     """
-    last = _last_of_algebra(state.passes)
+    ends = set(map(id, _ends_of_algebra(state.passes)))
 
     def keep_detected(pass_: Pass, gm: fx.GraphModule) -> None:
         if isinstance(pass_, DetectMixedOps):
             state.topology = build_topology(gm)
             state.edges = edges_of(gm, state.topology)
             state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
-        if pass_ is last:
+        if id(pass_) in ends:
             state.edges = with_results(gm, state.edges)
 
     return keep_detected
 
 
-def _last_of_algebra(passes: Passes) -> Pass | None:
-    """Return the last pass before those of ``ARITHMETIC``."""
-    return next(iter([*takewhile(lambda pass_: pass_.name not in ARITHMETIC, flatten(passes))][-1:]), None)
+def _ends_of_algebra(passes: Passes) -> Iterator[Pass]:
+    """Yield the last pass of each entry before those of ``ARITHMETIC``: a later one may fail and be left out."""
+    for entry in passes:
+        *_, last = flatten([entry])
+        if last.name in ARITHMETIC:
+            return
+        yield last
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class LateDecision:
             warnings.warn(f"{name} {notes[-1]}", stacklevel=2)
         found = state.topology or nx.MultiDiGraph()
         after = graph_costs(at_work(self.fast, graph))
-        state.report = build_report(name, state.mode, found, records, self.costs, after, notes)
+        state.report = build_report(name, state.mode, found, records, self.costs, after, notes, state.edges)
         state.unmeasured = None
 
     def _parameters_that_left(self) -> list[str]:
