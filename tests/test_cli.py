@@ -40,8 +40,8 @@ def test_the_command_in_a_process_of_its_own() -> None:
 def test_the_command_writes_report_checks_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "check_models:Names.ready", "--input", "2,4,6,6"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Supernet, mode share: 2 mixtures, 8 candidates"
-    assert "vertices: 2 of 2 mixtures were put at each of their candidates, in 8 rounds" in lines
+    assert lines[0] == "Supernet, mode share: 2 edges, 8 candidate operations"
+    assert "one-hot architectures: 2 of 2 mixed operations were put at each candidate, in 8 rounds" in lines
     assert lines[-1] == "verdict: PASS: Supernet, simplified, computes what it did"
 
 

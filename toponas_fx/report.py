@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toponas_fx.costs import Costs
 from toponas_fx.pipeline import PassRecord
 from toponas_fx.refusal_advice import advice_on
+from toponas_fx.report_details import details
 from toponas_fx.report_parts import CandidateReport, KindReport, MixtureReport, RefusalReport
 from toponas_fx.report_text import Summary, count, shapeless
 
@@ -93,9 +94,8 @@ class Report:
 
     def details(self) -> str:
         """Return the full list: each edge with its candidates, and all that was done to them and refused."""
-        from toponas_fx.report_details import details
-
-        return details(self)
+        records = {"": self.records, " in evaluation": self.evaluation or ()}
+        return details(self._title(), self.mixtures, (self.before, self.after), records, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain dicts, lists, strings and numbers, as ``json.dumps`` takes them."""

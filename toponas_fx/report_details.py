@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from toponas_fx.report import Report
+from toponas_fx.costs import Costs
+from toponas_fx.pipeline import PassRecord
 from toponas_fx.report_parts import CandidateReport, MixtureReport
 from toponas_fx.report_text import cost_rows, count, shapeless
 
 _SHOWN = 3
 
 
-def details(report: Report) -> str:
-    """Write a report as text; edges that differ only in names are written once."""
-    candidates = sum(len(edge.candidates) for edge in report.mixtures)
-    counts = f"{count(len(report.mixtures), 'edge')}, {count(candidates, 'candidate operation')}"
-    lines = [f"{report.model}, mode {report.mode}: {counts}"]
-    if not report.mixtures:
+def details(
+    title: str,
+    edges: Sequence[MixtureReport],
+    costs: tuple[Costs, Costs],
+    records: Mapping[str, Sequence[PassRecord]],
+    notes: Sequence[str],
+) -> str:
+    """Write a report as text; edges that differ only in names are written once.
+
+    Args:
+        title: the first line.
+        edges: what became of each.
+        costs: before and after.
+        records: what the passes did to the graph of each mode, by what is said of that mode.
+        notes: the last lines.
+    """
+    lines = [title]
+    if not edges:
         lines += ["", "no mixed operation found: nothing to simplify"]
     groups: dict[Any, list[MixtureReport]] = {}
-    for edge in report.mixtures:
+    for edge in edges:
         groups.setdefault(_without_names(edge), []).append(edge)
     for group in groups.values():
         lines += ["", *_edge_lines(group)]
-    lines += ["", *_cost_lines(report), "", *_pass_lines(report)]
-    lines += [f"note: {note}" for note in report.notes]
+    lines += ["", *_cost_lines(*costs), "", *_pass_lines(edges, records)]
+    lines += [f"note: {note}" for note in notes]
     return "\n".join(lines).rstrip()
 
 
@@ -61,17 +74,17 @@ def _title(part: CandidateReport) -> str:
     return part.label if part.name in ("", part.label) else f"{part.name}: {part.label}"
 
 
-def _cost_lines(report: Report) -> Iterator[str]:
+def _cost_lines(before: Costs, after: Costs) -> Iterator[str]:
     yield f"{'':<26}{'before':>16}{'after':>16}{'ratio':>8}"
-    for title, old, new in cost_rows(report.before, report.after):
+    for title, old, new in cost_rows(before, after):
         ratio = f"{new / old:.2f}" if old else "-"
         yield f"{title:<26}{old:>16,}{new:>16,}{ratio:>8}"
 
 
-def _pass_lines(report: Report) -> Iterator[str]:
-    shown = {text for edge in report.mixtures for part in edge.candidates for text in part.refusals}
-    for mode, records in (("", report.records), (" in evaluation", report.evaluation or ())):
-        for record in records:
+def _pass_lines(edges: Sequence[MixtureReport], records: Mapping[str, Sequence[PassRecord]]) -> Iterator[str]:
+    shown = {text for edge in edges for part in edge.candidates for text in part.refusals}
+    for mode, own in records.items():
+        for record in own:
             changes, refusals = count(len(record.changes), "change"), count(len(record.refusals), "refusal")
             yield f"{record.name}{mode} ({record.semantics.name}): {changes}, {refusals}"
             rest = [refusal.sentence for refusal in record.refusals]

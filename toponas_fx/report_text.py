@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LEGEND = (
-    "x: what an edge reads; wᵢ: the weight of its candidate i; pᵢ: its share where some meet, W: their weight; "
+    "x: its input; wᵢ: the weight of candidate i; pᵢ: its share where some meet, W: their weight; "
     "K̂: a normalized kernel; dw: depthwise"
 )
 NOTHING = "no mixed operation found: nothing to simplify"

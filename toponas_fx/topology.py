@@ -41,7 +41,7 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     zero), ``name`` (in the field's words, ``sep_conv_3x3``, or the user's own), ``modules`` (paths of the modules
     called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from). An edge of
     ``kind="plain"`` connects a value with one that is computed from it otherwise;
-    ``between`` is the number of fx nodes in between.
+    ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows, counts them.
     """
     found = list(mixtures(gm.graph))
     flow = _Flow(gm.graph, found)
@@ -58,6 +58,8 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
             start = _add_value(graph, gm, source)
             graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
+    candidates = sum(len(mixture.positions) for mixture in found)
+    graph.graph["name"] = f"{len(found)} mixed operations of {candidates} terms"
     return graph
 
 
