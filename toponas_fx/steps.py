@@ -44,7 +44,7 @@ class Step:
         with torch.enable_grad():
             outputs = [leaf for leaf in pytree.tree_leaves(self.call()) if isinstance(leaf, Tensor)]
             losses = [(output * output).sum() for output in outputs if output.requires_grad]
-            if losses:
+            if losses and wanted:
                 torch.autograd.grad(sum(losses), wanted, allow_unused=True)  # type: ignore[arg-type]
         _wait()
         return time.perf_counter() - start
