@@ -131,7 +131,7 @@ def test_a_model_without_mixtures_says_so_once() -> None:
     assert "4 more lists ran" in text
     assert "w * op(x)" in text
     assert "in another mode" in text
-    assert text.partition(": ")[2] in str(fast.report)
+    assert text.partition(": ")[2] in fast.report.details()
 
 
 @pytest.mark.parametrize("is_set", [True, False])
