@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 import toponas_fx
+from random_supernets import RandomSupernet, Spec, specs
 from test_report import Chain, Pooled, image, report_on
 from test_report_text import whole
+from toponas_fx.report_text import WIDTH
 
 
 def test_repr_is_one_line() -> None:
@@ -69,6 +73,20 @@ def test_rich_takes_names_for_no_markup() -> None:
     console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=100)
     console.print(report_on(Chain(), notes=["a [red]name[/red]"]))
     assert "a [red]name[/red]" in console.file.getvalue()
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(specs())
+def test_all_forms_of_random_supernets(spec: Spec) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = toponas_fx.simplify(RandomSupernet(spec), torch.randn(2, 2, 8, 8)).report
+    for text in (str(report), report.details(), report.to_markdown(), report._repr_html_()):
+        assert text.splitlines()[0]
+    assert max(map(len, str(report).splitlines())) <= WIDTH
+    assert sum(len(kind.edges) for kind in report.kinds) == len(report.edges)
+    assert json.loads(report.to_json())["model"] == "RandomSupernet"
 
 
 # -- printing -------------------------------------------------------------------------------------------------------

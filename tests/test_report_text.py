@@ -228,6 +228,28 @@ def test_what_a_pass_does_in_evaluation_only_is_told() -> None:
     assert report.to_dict()["evaluation"][-1]["name"] == "only-in-evaluation"
 
 
+class Negated(OnlyInEvaluation):
+    """Works on the training graph, after the passes that lower it."""
+
+    name = "negated"
+
+    def plan(self, gm: Any) -> Plan:
+        return Plan(tuple(_Dropped(node) for node in gm.graph.nodes if node.target is torch.tanh))
+
+
+class Tanh(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+def test_what_ran_after_the_algebra_was_read_is_told() -> None:
+    model = Chain(1)
+    model.edges[0].ops[3] = Tanh()
+    report = whole(model, passes=(*DEFAULT_PASSES, Negated()))
+    assert "w₄·tanh x" in report.kinds[0].after
+    assert "negated ran after the algebra was read: 1 change not shown" in str(report)
+
+
 def test_one_graph_for_both_modes_is_told_once() -> None:
     report = whole(Chain())
     assert report.evaluation is None

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from toponas_fx.algebra import ARITHMETIC
 from toponas_fx.costs import Costs
 from toponas_fx.pipeline import PassRecord
 from toponas_fx.refusal_advice import advice_on
 from toponas_fx.report_details import details
 from toponas_fx.report_parts import CandidateReport, KindReport, MixtureReport, RefusalReport
-from toponas_fx.report_text import Summary, count, shapeless
+from toponas_fx.report_text import QUIET, Summary, count, shapeless
 
 __all__ = ["CandidateReport", "KindReport", "MixtureReport", "RefusalReport", "Report"]
 
@@ -117,8 +118,15 @@ class Report:
         return f"{self.model}, mode {self.mode}: {counts}"
 
     def _summary(self) -> Summary:
-        notes = [*self._only_in_evaluation(), *self.notes]
+        notes = [*self._besides_the_algebra(), *self._only_in_evaluation(), *self.notes]
         return Summary(self._title(), (self.before, self.after), self.kinds, self.refusals, tuple(notes))
+
+    def _besides_the_algebra(self) -> Iterator[str]:
+        names = [record.name for record in self.records]
+        first = next((place for place, name in enumerate(names) if name in ARITHMETIC), len(names))
+        for record in self.records[first:]:
+            if record.changes and record.name not in QUIET:
+                yield f"{record.name} ran after the algebra was read: {count(len(record.changes), 'change')} not shown"
 
     def _only_in_evaluation(self) -> Iterator[str]:
         for own, other in zip(self.records, self.evaluation or (), strict=False):

@@ -32,7 +32,7 @@ _ROWS = {
     "flops": "FLOPs",
     "saved_bytes": "bytes saved for backward",
 }
-_QUIET = (*ARITHMETIC, "eliminate-dead-code")
+QUIET = (*ARITHMETIC, "eliminate-dead-code")
 """Passes whose refusals concern arithmetic, not what an edge is."""
 _KINDS, _REFUSALS, _NOTES, _CANDIDATES, _NAMES = 4, 3, 4, 10, 3
 Entry = tuple[str, list[tuple[str, str]]]
@@ -161,7 +161,7 @@ class Summary:
         if not self.kinds:
             yield NOTHING, []
         rest: list[Entry]
-        told = [each for each in self.refusals if each.advice and each.pass_name not in _QUIET]
+        told = [each for each in self.refusals if each.advice and each.pass_name not in QUIET]
         if told:
             others = len(self.refusals) - len(told[:_REFUSALS])
             rest = [(f"and {count(others, 'other reason')}: report.details()", [])] if others else []
