@@ -104,6 +104,11 @@ class Gate(nn.Module):
             "w₁·maxpool(x) + w₂·BN(maxpool(x))",
             "w₁·u + w₂·BN(u), u = maxpool(x)",
         ),
+        (
+            tuple(nn.Sequential(nn.Conv2d(C, C, 1), nn.ReLU(), nn.MaxPool2d(k, 1, k // 2)) for k in (3, 5)),
+            "Σ wᵢ·maxpoolᵢ(relu(convᵢ(x)))",
+            "Σ wᵢ·maxpoolᵢ(relu(conv(x)))",
+        ),
         ((Gate(), nn.Tanh()), "w₁·x·(sigmoid x) + w₂·tanh x", "w₁·x·(sigmoid x) + w₂·tanh x"),
         (
             (nn.Sequential(nn.GroupNorm(1, C), nn.Dropout(0.5)), nn.Tanh()),
@@ -119,6 +124,52 @@ def test_one_edge(candidates: tuple[nn.Module, ...], before: str, after: str) ->
 
 def test_what_several_terms_read_stands_once() -> None:
     assert lines_of(OneEdge(nn.Identity(), nn.Identity())) == {("Σ wᵢ·u, u = conv(x)", "(Σ wᵢ)·conv(x)")}
+
+
+class Masked(nn.Module):
+    """A convolution whose kernel is computed."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(C, C, size, size))
+        self.register_buffer("mask", torch.ones(size, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask, padding="same")
+
+
+def test_kernels_that_are_nobodys_parameter_are_merged_and_no_more_is_said() -> None:
+    assert lines_of(OneEdge(Masked(1), Masked(3))) == {("Σ wᵢ·convᵢ(x)", "conv(x; merged)")}
+
+
+class TwoEdges(nn.Module):
+    """Two edges from one value to one sum."""
+
+    def __init__(self, *others: nn.Module) -> None:
+        super().__init__()
+        kernels = (nn.Conv2d(C, C, size, padding="same") for size in (1, 3))
+        self.edges = nn.ModuleList(nn.ModuleList([kernel, *others]) for kernel in kernels)
+        self.alphas = nn.Parameter(torch.rand(2, 1 + len(others)))
+        self.stem = nn.Conv2d(C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        sums = (
+            sum(w * op(x) for w, op in zip(row, ops, strict=True))
+            for row, ops in zip(self.alphas, self.edges, strict=True)
+        )
+        return sum(sums)  # type: ignore[return-value]
+
+
+def test_what_went_to_another_edge_is_an_ellipsis() -> None:
+    assert lines_of(TwoEdges(nn.Tanh())) == {
+        ("w₁·conv(x) + w₂·tanh x", "conv(x; merged) + w₂·tanh x"),
+        ("w₁·conv(x) + w₂·tanh x", "w₂·tanh x + …"),
+    }
+
+
+def test_edges_that_became_one_operation_are_an_ellipsis() -> None:
+    assert {after for _, after in lines_of(TwoEdges())} == {"…"}
 
 
 def test_algebra_is_that_before_other_arithmetic() -> None:
