@@ -71,6 +71,7 @@ def test_a_skip_around_a_block_is_a_part_of_its_candidate() -> None:
     assert found == {tuple(blocks), (*twice, "skip")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IDIOMS, ids=lambda kind: kind.__name__)
 def test_every_idiom_is_named(kind: type[Idiom]) -> None:
     if kind.as_written is not None:
