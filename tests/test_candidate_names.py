@@ -105,6 +105,13 @@ class Functional(nn.Module):
         return nn.functional.conv2d(torch.relu(x), self.weight, padding=1)
 
 
+class Length(nn.Module):
+    """Divides by a vector norm, which is no normalization layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.norm(dim=1, keepdim=True).expand_as(x)
+
+
 class Residual(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
@@ -142,6 +149,7 @@ def bottleneck(wide: int, *between: nn.Module) -> list[nn.Module]:
         (Functional(pools=False), "conv_3x3"),
         (nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1)), "ReLU, AvgPool2d 3x3"),
         (nn.Tanh(), "Tanh"),
+        (Length(), "norm, expand_as"),
         (nn.Sequential(dw(3), conv(1), dw(5), conv(1)), "Conv2d 3x3 dw, Conv2d 1x1, Conv2d 5x5 dw, Conv2d 1x1"),
         (nn.Sequential(conv(3), nn.Tanh(), conv(3), nn.Tanh(), conv(1)), "Conv2d 3x3, Tanh, Conv2d 3x3, and 2 more"),
     ],

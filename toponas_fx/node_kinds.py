@@ -112,7 +112,7 @@ def _linear(operation: Any) -> Layer:
 
 def _by_name(name: str, window: Any) -> Layer:
     plain = name.rstrip("_").replace("_", "").lower()
-    kind = _KINDS.get(plain, "norm" if plain.endswith("norm") else "other")
+    kind = _KINDS.get(plain.removeprefix("native"), "other")
     if not kind.endswith("pool"):
         return Layer(kind, name)
     rank = int(plain[plain.index("pool") + 4])
@@ -138,5 +138,6 @@ _KINDS = {
         if "unpool" not in name
     },
     **dict.fromkeys(_NO_ACTIVATIONS, "other"),
+    **dict.fromkeys(("batchnorm", "instancenorm", "groupnorm", "layernorm", "rmsnorm"), "norm"),
     **{"identity": "identity", "cat": "cat", "concat": "cat"},
 }
