@@ -143,6 +143,8 @@ def bottleneck(wide: int, *between: nn.Module) -> list[nn.Module]:
         (nn.Sequential(dw(3), nn.BatchNorm2d(C), nn.ReLU(), conv(1), nn.BatchNorm2d(C)), "mbconv_k3_e1"),
         (nn.Sequential(*bottleneck(6 * C, nn.BatchNorm2d(6 * C), nn.ReLU6())), "mbconv_k5_e6"),
         (nn.Sequential(*bottleneck(6 * C)), "mbconv_k5_e6"),
+        (nn.Sequential(Residual(*bottleneck(3 * C)), nn.ReLU()), "mbconv_k5_e3"),
+        (nn.Sequential(Residual(conv(3)), nn.ReLU()), "Conv2d 3x3, add, ReLU"),
         (nn.AvgPool2d(3, 1, 1), "avg_pool_3x3"),
         (nn.Sequential(nn.MaxPool2d(5, 1, 2), nn.BatchNorm2d(C)), "max_pool_5x5"),
         (Functional(pools=True), "max_pool_3x3"),

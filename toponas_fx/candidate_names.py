@@ -104,8 +104,8 @@ def _by_rule(layers: list[Layer]) -> str | None:
     kinds = [layer.kind for layer in layers]
     if "cat" in kinds:
         return _factorized(layers)
-    if kinds.count("add") == 1 and kinds[-1] == "add":
-        return _inverted_bottleneck(layers[:-1])
+    if kinds.count("add") == 1 and set(kinds[kinds.index("add") + 1 :]) <= {"activation"}:
+        return _inverted_bottleneck(layers[: kinds.index("add")])
     if not set(kinds) <= {"conv", "linear", "norm", "activation", "max_pool", "avg_pool"}:
         return None
     working = [layer for layer in layers if layer.kind not in ("norm", "activation")]
