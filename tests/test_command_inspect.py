@@ -8,8 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from toponas_fx.cli import main
+from toponas_fx.command_options import Subject, forward_errors_told
+from toponas_fx.errors import InputError
 
 INPUT = ["--input", "2,4,6,6"]
 
@@ -90,6 +94,13 @@ def test_what_cannot_be_done_is_one_sentence(
     assert found.err.startswith("toponas-fx: error: ")
     assert text in found.err
     assert len(found.err.splitlines()) == 1
+
+
+def test_an_error_of_several_lines_is_one_sentence() -> None:
+    subject = Subject(nn.Identity(), (torch.ones(2, 3),), {})
+    with pytest.raises(InputError, match=r"^forward fails on inputs of shape \(2, 3\): ValueError: one two$"):
+        with forward_errors_told(subject):
+            raise ValueError("one\n  two")
 
 
 @pytest.mark.parametrize("command", ["inspect", "bench"])

@@ -136,6 +136,12 @@ def test_details():
     ]
 
 
+def test_what_several_candidates_share_is_written_once():
+    shared = Change("norms shared", ("edges_0_ops_1_1", "edges_0_ops_2_1"))
+    lines = report_on(Chain(1), [record("share-modules", [shared])]).details().splitlines()
+    assert [line for line in lines if "norms shared" in line] == ["  candidates 2, 3: share-modules: norms shared"]
+
+
 def test_details_of_costs_that_were_not_measured():
     unknown = dataclasses.replace(AFTER, flops=None, saved_bytes=5)
     text = report_on(Chain(), after=unknown).details()
