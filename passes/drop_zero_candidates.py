@@ -42,7 +42,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 
 
@@ -72,6 +72,7 @@ class DropZeroCandidates(Pass):
 
     name: ClassVar[str] = "drop-zero-candidates"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.REDUCE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find sums with zero terms."""

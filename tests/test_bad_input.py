@@ -44,7 +44,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "mode": (lambda: toponas_fx.simplify(network(), X, mode="fast"), "one of 'share', 'exact', not 'fast'"),
     "normalize": (lambda: toponas_fx.simplify(network(), X, normalize="no"), "normalize must be one of"),
     "pass": (lambda: toponas_fx.simplify(network(), X, passes=["merge"]), "toponas_fx.passes, not 'merge'"),
-    "pass_class": (lambda: toponas_fx.simplify(network(), X, passes=[toponas_fx.passes.Deduplicate]), "instances from"),
+    "pass_class": (lambda: toponas_fx.simplify(network(), X, passes=[toponas_fx.passes.Deduplicate]), "passes are instances"),
     "no_tensor": (lambda: toponas_fx.simplify(network(), "x"), "one tensor or a tuple of forward's arguments, not str"),
     "no_tensors": (lambda: toponas_fx.simplify(network(), (1, 2)), "one tensor or a tuple of forward's arguments"),
     "too_many": (lambda: toponas_fx.simplify(network(), (X, X)), "do not fit the model's forward: too many"),

@@ -10,8 +10,8 @@ import pytest
 from torch import fx
 
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Semantics
-from toponas_fx.passes import DEFAULT_PASSES, FoldWeights
+from toponas_fx.pass_contract import Pass, Plan, Semantics, Stage
+from toponas_fx.passes import DEFAULT_PASSES
 from toponas_fx.rewriter import Rewriter
 
 
@@ -35,6 +35,7 @@ class SwapWeights(Pass):
 
     name: ClassVar[str] = "swap-weights"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.MERGE  # while terms have their weights still
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         found = [n for n in gm.graph.nodes if is_mixed_sum(n) and len(n.args[1]) > 1]
@@ -61,7 +62,6 @@ class Fail(SwapWeights):
 
 
 def add_pass(monkeypatch: pytest.MonkeyPatch, rule: Pass) -> None:
-    """Let ``simplify`` run one more rule among its default ones, while terms have their weights still."""
-    place = next(index for index, entry in enumerate(DEFAULT_PASSES) if isinstance(entry, FoldWeights))
-    passes = (*DEFAULT_PASSES[:place], rule, *DEFAULT_PASSES[place:])
+    """Let ``simplify`` run one more rule after the default ones of its stage."""
+    passes = (*DEFAULT_PASSES, rule)
     monkeypatch.setattr(importlib.import_module("toponas_fx.options"), "DEFAULT_PASSES", passes)
