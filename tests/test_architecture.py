@@ -58,6 +58,7 @@ LAYERS = (
     ("vertices", "verdict"),
     ("check",),
     ("call_text", "factories"),
+    ("testing",),
     ("cli",),
     ("__init__",),
     ("__main__",),

@@ -10,6 +10,7 @@ import toponas_fx
 from toponas_fx.testing import RandomSupernet, assert_exact, assert_one_hot, random_supernets
 
 FAST = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(FAST, max_examples=15)
 THOROUGH = settings(FAST, max_examples=200)
 
 
@@ -30,7 +31,7 @@ def test_exact_mode(model: RandomSupernet) -> None:
     assert_exact(model, model.example_input())
 
 
-@FAST
+@FEW
 @given(random_supernets())
 def test_shared_at_one_hot_architectures(model: RandomSupernet) -> None:
     check_shared(model)

@@ -87,7 +87,7 @@ def random_supernets(
         raise ArgumentError(f"candidate operations are {', '.join(OPS)}; not {', '.join(unknown) or 'none at all'}")
     if not 1 <= edges <= len(_WIRINGS) or min(candidates, channels, cells) < 1:
         raise ArgumentError(f"supernets have 1 to {len(_WIRINGS)} edges, and one candidate, channel and cell or more")
-    st = _hypothesis().strategies
+    st = import_hypothesis().strategies
     rows = st.lists(st.sampled_from([name for name in OPS if name in ops]), min_size=1, max_size=candidates).map(tuple)
 
     def spec(wiring: Any, chosen: list[tuple[str, ...]], **options: Any) -> RandomSupernet:
@@ -113,7 +113,12 @@ _WIRINGS = (((0,), (1,)), ((0, 1), (1, 2)), ((0, 0, 1), (1, 2, 2)))
 """For one to three edges: the state that each reads, and the node that it ends at."""
 
 
-def _hypothesis() -> ModuleType:
+def import_hypothesis() -> ModuleType:
+    """Return the module hypothesis.
+
+    Raises:
+        ToponasError: it is not installed.
+    """
     try:
         import hypothesis
     except ImportError as error:
