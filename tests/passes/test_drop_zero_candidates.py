@@ -177,3 +177,25 @@ def test_keeps_what_is_zero_in_parts():
 def test_keeps_small_factors(factor):
     net = Edge(nn.Tanh(), ZeroLike(lambda x: x * factor))
     assert check_keeps(DropZeroCandidates(), net, X, prerequisites=FIRST) == []
+
+
+def test_keeps_a_zero_that_alone_reads_a_layer():
+    def forward(self, x):
+        hidden = torch.relu(self.layer(x))
+        return self.alphas[0] * torch.tanh(x) + self.alphas[1] * hidden.mul(0.0) + self.alphas[2] * x.mul(0.0)
+
+    net = Net(forward, layer=nn.Conv2d(4, 4, 1), alphas=nn.Parameter(torch.rand(3)))
+    fast, record = check_pass(DropZeroCandidates(), net, X, prerequisites=FIRST)
+    assert [refusal.sentence for refusal in record.refusals] == ["nothing else reads what the zero is made from"]
+    assert lines_of(fast, "mixed_sum")[0].endswith("(0, 0))")
+
+
+def test_keeps_one_of_the_zeros_that_read_a_layer_together():
+    def forward(self, x):
+        hidden = self.layer(x)
+        one = self.alphas[0] * torch.tanh(x) + self.alphas[1] * hidden.mul(0.0)
+        return torch.sigmoid(one) + self.alphas[2] * torch.relu(x) + self.alphas[3] * hidden.mul(0.0)
+
+    net = Net(forward, layer=nn.Conv2d(4, 4, 1), alphas=nn.Parameter(torch.rand(4)))
+    _, record = check_pass(DropZeroCandidates(), net, X, prerequisites=FIRST)
+    assert len(record.changes) == len(record.refusals) == 1

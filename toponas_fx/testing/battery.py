@@ -63,11 +63,12 @@ def battery(pass_: Any, examples: int = 25, seed: int = 0) -> Iterator[Finding]:
         else _asked("example", lambda: check_example(pass_, *subject))
     )
     found: list[RandomSupernet] = []
-    yield _asked("supernets", lambda: _on_supernets(pass_, examples, seed, found))
+    on_supernets = _asked("supernets", lambda: _on_supernets(pass_, examples, seed, found))
+    yield on_supernets
     if found or subject is not None:
         model, x = (found[0], found[0].example_input()) if found else subject
         yield _asked("copies", lambda: _copies(pass_, model, x))
-    if subject is None and not found:
+    elif on_supernets.passed:
         yield Finding("work", None, f"it found nothing to do in {examples} supernets: write an example() in its module")
 
 

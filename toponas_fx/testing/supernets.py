@@ -41,6 +41,7 @@ class Spec:
         cells: how many cells share the weights.
         as_parameter: whether the architecture parameters are a Parameter or a plain tensor.
         weights: ``"raw"`` takes them as they are, ``"softmax"`` as logits.
+        relu_stem: whether the stem ends in a ReLU.
     """
 
     edges: tuple[tuple[str, ...], ...]
@@ -55,6 +56,7 @@ class Spec:
     cells: int
     as_parameter: bool
     weights: str = "raw"
+    relu_stem: bool = False
 
 
 def random_supernets(
@@ -106,6 +108,7 @@ def random_supernets(
         cells=st.integers(1, cells),
         as_parameter=st.booleans(),
         weights=st.sampled_from(WEIGHTS),
+        relu_stem=st.booleans(),
     )
 
 
@@ -254,7 +257,7 @@ class RandomSupernet(nn.Module):
         """
         rows = [self.alphas[i][: len(names)] for i, names in enumerate(self.spec.edges)]
         rows = [row.softmax(0) for row in rows] if self.spec.weights == "softmax" else rows
-        x = self.stem(x)
+        x = torch.relu(self.stem(x)) if self.spec.relu_stem else self.stem(x)
         for cell in self.cells:
             x = cell(x, rows)
         output: Tensor = self.head(x.mean((2, 3)))

@@ -1,0 +1,257 @@
+"""``toponas_fx.testing``: each assertion fails on a pass, or a model, that breaks its promise, and says where."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import toponas_fx
+from nets_of_the_kit import Edge, Marked, Twice, Wrong
+from toponas_fx.pass_contract import Plan, Refusal, Semantics, Stage
+from toponas_fx.passes import DEFAULT_PASSES, Deduplicate, DetectMixedOps, ShareModules
+from toponas_fx.testing import (
+    RandomSupernet,
+    Spec,
+    assert_exact,
+    assert_one_hot,
+    check_keeps,
+    check_pass,
+    graph_of,
+    random_supernets,
+)
+from wrong_passes import SwapSharedWeights, SwapWeights
+
+X = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+# -- check_pass ----------------------------------------------------------------------------------------------------
+
+
+def test_check_pass_returns_what_was_done_in_words() -> None:
+    found = check_pass(Deduplicate(), Twice(), X)
+    assert str(found) == "deduplicate: 1 change\n  ReLU computed once instead of 2 times (a, b)"
+    assert [change.sentence for change in found.record.changes] == ["ReLU computed once instead of 2 times"]
+    assert found.model.training
+    refused = check_pass(Deduplicate(), Twice(nn.Dropout(0.5), nn.Dropout(0.5)), X, changes=False)
+    assert "refused: it draws at random" in str(refused)
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "output": (Wrong(lambda r, n: r.call_function(torch.mul, (n, 2.0))), r"training: `output 0` is off by 1"),
+    "small": (Wrong(lambda r, n: r.call_function(torch.add, (n, 1e-8))), r"`output 0` is off by"),
+    "gradient": (Wrong(lambda r, n: r.call_function(Marked.same, (n,))), r"training: the gradient of `input 0` is off"),
+    "none": (Wrong(lambda r, n: r.call_function(torch.detach, (n,))), r"gradient of `scale` is None, which was float64"),
+    "zero": (Wrong(lambda r, n: r.call_function(Marked.keep, (n, r.read("unread")))), r"`unread` is float64\[1\], which was"),
+    "buffer": (Wrong(lambda r, n: r.call_function(Marked.count, (n, r.read("seen")))), r"the buffer `seen` is off by"),
+    "draw": (Wrong(lambda r, n: r.call_function(Marked.draw, (n,))), "another number of values is drawn at random"),
+    "type": (Wrong(lambda r, n: r.call_function(torch.Tensor.float, (n,))), r"`output 0` is float32\[3, 4, 5, 5\], which"),
+    "evaluation": (Wrong(lambda r, n: r.call_module("drop", (n,))), "training: "),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_check_pass_finds_a_broken_promise(kind: str) -> None:
+    pass_, text = BROKEN[kind]
+    with pytest.raises(AssertionError, match=text) as caught:
+        check_pass(pass_, Marked(), X)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "wrong breaks its promise (relative errors up to 1e-10 pass):"
+    assert "EXACT promises the same function, up to the order of additions; it made this graph:" in lines
+    assert lines[-1].startswith("return ")
+
+
+def test_a_tolerance_is_the_users_to_give() -> None:
+    small = BROKEN["small"][0]
+    check_pass(small, Marked(), X, tolerance=1e-6)
+
+
+def test_check_pass_finds_what_is_wrong_at_a_one_hot_architecture() -> None:
+    with pytest.raises(AssertionError, match="one-hot architecture 1 of 3, in training: `output 0` is off by") as caught:
+        check_pass(SwapSharedWeights(), Edge(), X, prerequisites=(DetectMixedOps(), ShareModules()))
+    assert "SHARES promises the original with the shared modules tied" in str(caught.value)
+
+
+def test_check_pass_shows_the_difference_of_graphs() -> None:
+    with pytest.raises(AssertionError, match="after deduplicate the graph is another one:") as caught:
+        check_pass(Deduplicate(), Twice(), X, after="%0 = input x\n%1 = ReLU[a](%0)\nreturn %1")
+    assert "-return %1\n+%2 = cat([%1, %1])\n+return %2" in str(caught.value)
+    with pytest.raises(AssertionError, match="before deduplicate the graph is another one:"):
+        check_pass(Deduplicate(), Twice(), X, before="%0 = input x\nreturn %0")
+
+
+def test_check_pass_demands_that_something_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"deduplicate finds nothing to do in this graph:\n  it refuses: it draws"):
+        check_pass(Deduplicate(), Twice(nn.Dropout(0.5), nn.Dropout(0.5)), X)
+    with pytest.raises(AssertionError, match=r"deduplicate changes what it should keep:\n  ReLU computed once"):
+        check_pass(Deduplicate(), Twice(), X, changes=False)
+
+
+@dataclass(frozen=True)
+class Odd(Wrong):
+    """A pass that plans oddly."""
+
+    name: ClassVar[str] = "odd"
+    how: str = ""
+    calls: ClassVar[list[int]] = []
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        relu = next(node for node in gm.graph.nodes if node.op == "call_module")
+        self.calls.append(1)
+        if self.how == "mutates":
+            gm.graph.erase_node(gm.graph.create_node("get_attr", "alphas")) if False else relu.replace_input_with(
+                relu.all_input_nodes[0], gm.graph.call_function(torch.neg, (relu.all_input_nodes[0],))
+            )
+        reasons = {"remembers": f"call {len(self.calls)}", "stops": "it is so.", "silent": "", "lines": "a\nb"}
+        nodes = () if self.how == "nowhere" else (relu,)
+        return Plan((), (Refusal(nodes, reasons.get(self.how, "it is odd")),))
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("mutates", "odd.plan changes the graph: only apply may"),
+        ("remembers", "odd.plan comes to another result the second time: keep no state"),
+        ("stops", r"odd says 'it is so.': write one sentence without a full stop"),
+        ("silent", "odd says '': write one sentence"),
+        ("lines", r"odd says 'a\\nb': write one sentence"),
+        ("nowhere", "odd has a match or a refusal without nodes: it is odd"),
+    ],
+)
+def test_check_pass_finds_a_plan_that_is_none(how: str, text: str) -> None:
+    with pytest.raises(AssertionError, match=text):
+        check_pass(Odd(how=how), Twice(), X, changes=False)
+
+
+def test_check_pass_finds_a_pass_that_goes_on() -> None:
+    with pytest.raises(toponas_fx.PassError, match="pass 'wrong' .* still finds work after 100 rounds"):
+        check_pass(Wrong(lambda r, n: r.call_function(torch.neg, (n,)), again=True), Marked(), X)
+
+
+def test_what_cannot_be_checked_is_an_error() -> None:
+    class Printing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * len(str(x))
+
+    with pytest.raises(toponas_fx.ArgumentError, match="the model runs as it was written: .*test_testing_kit.py"):
+        check_pass(Deduplicate(), Printing(), X)
+    with pytest.raises(toponas_fx.ArgumentError, match=r"write Deduplicate\(\)"):
+        check_pass(Deduplicate, Twice(), X)  # type: ignore[arg-type]
+
+
+def test_check_keeps() -> None:
+    dropouts = Twice(nn.Dropout(0.5), nn.Dropout(0.5))
+    assert check_keeps(Deduplicate(), dropouts, X, "draws at random") == [
+        "it draws at random, writes in place or has effects"
+    ]
+    with pytest.raises(AssertionError, match="deduplicate refuses nothing for 'hooks'; its reasons are"):
+        check_keeps(Deduplicate(), dropouts, X, "hooks")
+    with pytest.raises(AssertionError, match="deduplicate would change what it must keep: ReLU computed once"):
+        check_keeps(Deduplicate(), Twice(), X)
+
+
+def test_graph_of_is_the_same_text_each_time_and_leaves_the_module_alone() -> None:
+    module = Twice()
+    before = copy.deepcopy(module.state_dict())
+    text = graph_of(module, X)
+    assert text == "%0 = input x\n%1 = ReLU[a](%0)\n%2 = ReLU[b](%0)\n%3 = cat([%1, %2])\nreturn %3"
+    assert graph_of(module, X, types=True).splitlines()[1] == "%1 = ReLU[a](%0) : f32[3,4,5,5]"
+    assert graph_of(module, X, passes=(Deduplicate(),)).count("ReLU") == 1
+    assert module.state_dict().keys() == before.keys()
+
+
+# -- whole models --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simplified", [False, True])
+def test_a_right_model_passes(simplified: bool) -> None:
+    model = Edge()
+    assert_exact(toponas_fx.simplify(model, X, mode="exact") if simplified else model, X)
+    assert_one_hot(toponas_fx.simplify(model, X) if simplified else model, X)
+
+
+@pytest.mark.parametrize("check", [assert_exact, assert_one_hot])
+def test_a_wrong_model_is_found_and_the_pass_named(check: Any) -> None:
+    with pytest.raises(AssertionError, match="it is wrong from 'swap-weights' on: test that with") as caught:
+        check(Edge(), X, passes=[*DEFAULT_PASSES, SwapWeights()])
+    assert "Edge, simplified, is" in str(caught.value)
+
+
+def test_a_simplified_model_is_compared_as_it_is() -> None:
+    fast = toponas_fx.simplify(Edge(), X)
+    fast.graph.output_node().replace_input_with(*_halved(fast))
+    fast.recompile()
+    with pytest.raises(AssertionError, match="`output 0` is off by"):
+        _compared_without_a_new_capture(fast)
+
+
+def test_what_shares_is_not_exact() -> None:
+    with pytest.raises(toponas_fx.ArgumentError, match="shares modules between candidates: use assert_one_hot"):
+        assert_exact(toponas_fx.simplify(Edge(), X), X)
+    with pytest.raises(toponas_fx.ArgumentError, match="simplified already"):
+        assert_one_hot(toponas_fx.simplify(Edge(), X), X, passes=DEFAULT_PASSES)
+
+
+def test_a_mixed_operation_that_cannot_be_one_hot_fails() -> None:
+    class Scored(Edge):
+        def forward(self, x: Tensor) -> Any:
+            weights = (x.mean() * self.alphas).softmax(0) + 0.1
+            return sum(w * op(x) for w, op in zip(weights, self.ops, strict=True))
+
+    with pytest.raises(AssertionError, match="could not be put at one-hot architectures: ops: "):
+        assert_one_hot(Scored(), X)
+
+
+# -- random supernets ----------------------------------------------------------------------------------------------
+
+
+def test_the_text_of_a_random_supernet_makes_it_again() -> None:
+    spec = Spec((("none", "conv3"),), (0,), (1,), "indexed", 2, True, True, True, 2, 1, False, "softmax", True)
+    model, state = RandomSupernet(spec), torch.get_rng_state()
+    again = eval(repr(model))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model(model.example_input()), again(again.example_input()))
+    assert not torch.equal(model(model.example_input()), model(2 * model.example_input()))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"ops": ("conv9",)}, "candidate operations are none, skip, .*; not conv9"),
+        ({"ops": ()}, "not none at all"),
+        ({"edges": 4}, "1 to 3 edges"),
+        ({"candidates": 0}, "one candidate, channel and cell or more"),
+    ],
+)
+def test_options_of_random_supernets_are_checked(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(toponas_fx.ArgumentError, match=text):
+        random_supernets(**options)
+
+
+def test_hypothesis_is_needed_by_the_strategy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(toponas_fx.ToponasError, match=r'need hypothesis: pip install "toponas-fx\[testing\]"'):
+        random_supernets()
+
+
+def _halved(fast: Any) -> tuple[fx.Node, fx.Node]:
+    (last,) = fast.graph.output_node().all_input_nodes
+    with fast.graph.inserting_after(last):
+        return last, fast.graph.call_function(torch.mul, (last, 0.5))
+
+
+def _compared_without_a_new_capture(fast: Any) -> None:
+    assert fast.training
+    before = len(fast._toponas.programs)
+    from toponas_fx.capture.inputs import Inputs
+    from toponas_fx.testing.differences import differences_here, fail
+
+    lines = differences_here(fast, Inputs((X,), {}), 1e-4, 0, {})
+    assert len(fast._toponas.programs) == before
+    if lines:
+        fail("it", lines, 1e-4, "")
