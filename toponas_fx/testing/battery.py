@@ -110,7 +110,8 @@ def _contract(pass_: Any) -> str:
         raise AssertionError(broken)
     kind = type(pass_)
     kebab = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind.__name__).lower()
-    if not (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+    options = vars(kind).get("__dataclass_params__")  # not those of a class above it
+    if options is None or not options.frozen:
         raise AssertionError(f"{kind.__name__} is no frozen dataclass: write @dataclass(frozen=True) above it")
     if pass_.name != kebab:
         raise AssertionError(f"its name is {pass_.name!r}: a pass is named after its class, {kebab!r}")
