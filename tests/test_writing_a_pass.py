@@ -6,13 +6,18 @@ import io
 import re
 import subprocess
 import sys
+import textwrap
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from toponas_fx.passes import DetectMixedOps
+from toponas_fx.testing import graph_of
 from toponas_fx.testing.__main__ import main
 
 PAGE = (Path(__file__).parent.parent / "docs" / "writing_a_pass.md").read_text()
@@ -35,6 +40,15 @@ def executed(code: str) -> tuple[ModuleType, str]:
     with redirect_stdout(out):
         exec(compile(code, "writing_a_pass.md", "exec"), vars(module))
     return module, out.getvalue()
+
+
+def test_the_normal_form_is_what_the_reference_shows() -> None:
+    reference = (Path(__file__).parent.parent / "docs" / "api.rst").read_text()
+    code, text = re.findall(r"(    class Node.*?)\n\nis\n.*?text\n\n(.*?)\n\n\*", reference, re.DOTALL)[0]
+    call = textwrap.dedent(code).replace("graph_of(", "found = graph_of(")
+    names: dict[str, Any] = {"x": torch.rand(2, 4, 3, 3), "y": torch.rand(2, 4, 3, 3)}
+    exec(call, vars(torch) | {"torch": torch, "nn": nn, "graph_of": graph_of, "DetectMixedOps": DetectMixedOps}, names)
+    assert names["found"] == textwrap.dedent(text)
 
 
 def test_the_pass_is_short() -> None:
