@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import itertools
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx.errors import ToponasError
 from toponas_fx.inspection import inspection
-from toponas_fx.pass_contract import Pass, Semantics, broken_contract, in_stages
+from toponas_fx.pass_contract import Pass, Repeat, Semantics, broken_contract
 from toponas_fx.passes import DEFAULT_PASSES
 from toponas_fx.precision import describe
 from toponas_fx.simplify import simplify
@@ -81,8 +82,7 @@ def check_example(pass_: Pass, module: Any, inputs: Any) -> str:
     Raises:
         AssertionError: it breaks a promise there, or finds nothing to do.
     """
-    order = in_stages([*DEFAULT_PASSES, pass_])
-    earlier = order[: [entry is pass_ for entry in order].index(True)]
+    earlier = tuple(itertools.takewhile(lambda entry: _runs_before(entry, pass_), DEFAULT_PASSES))
     for prerequisites in ((), DETECTION, earlier):
         if _finds_work(pass_, module, inputs, prerequisites):
             count = len(check_pass(pass_, module, inputs, prerequisites=prerequisites).record.changes)
@@ -169,6 +169,12 @@ def _example(pass_: Pass) -> Any:
     """Return a module and its input where the pass's Python module has a function ``example``."""
     make = getattr(importlib.import_module(type(pass_).__module__), "example", None)
     return make() if callable(make) else None
+
+
+def _runs_before(entry: Pass | Repeat, pass_: Pass) -> bool:
+    """Tell whether a default pass comes before another, which may be one of these itself."""
+    own = entry.passes if isinstance(entry, Repeat) else (entry,)
+    return entry.stage <= pass_.stage and type(pass_) not in map(type, own)
 
 
 def _finds_work(pass_: Pass, module: Any, inputs: Any, prerequisites: Passes) -> bool:
