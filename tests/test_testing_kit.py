@@ -25,6 +25,7 @@ from toponas_fx.testing import (
     random_supernets,
 )
 from wrong_passes import (
+    Fail,
     SwapSharedWeights,
     SwapWeights,
     Tanh,
@@ -180,6 +181,15 @@ def test_check_pass_finds_a_plan_that_is_none(how: str, text: str) -> None:
 def test_check_pass_finds_a_pass_that_goes_on() -> None:
     with pytest.raises(toponas_fx.PassError, match=r"pass 'wrong' .* still finds work after 100 rounds"):
         check_pass(Wrong(lambda r, n: r.call_function(torch.neg, (n,)), again=True), Tanh(), X)
+
+
+@pytest.mark.parametrize("check", [assert_exact, assert_one_hot, graph_of])
+def test_a_pass_that_raises_is_an_error_though_simplify_would_leave_it_out(
+    check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOPONAS_STRICT", "0")
+    with pytest.raises(toponas_fx.PassError, match="pass 'fail'"):
+        check(Edge(), X, passes=[*DEFAULT_PASSES, Fail()])
 
 
 def test_what_cannot_be_checked_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""The command ``python -m toponas_fx.testing mypackage:MyPass``: does a pass keep its promises?"""
+"""The command ``python -m toponas_fx.testing mypackage:MyPass``: it asks whether a pass keeps its promises."""
 
 from __future__ import annotations
 

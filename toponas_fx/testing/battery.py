@@ -152,7 +152,7 @@ def _on_supernets(pass_: Pass, examples: int, seed: int, found: list[RandomSuper
 
 def _copies(pass_: Pass, model: Any, x: Any) -> str:
     with quietly():
-        fast = simplify(model, x, passes=[*DEFAULT_PASSES, pass_]).eval()
+        fast = simplify(model, x, passes=[*DEFAULT_PASSES, pass_], strict=True).eval()
         expected = _tensors(fast, x)
         twins = {"deepcopy": copy.deepcopy(fast)} | ({"pickle": _pickled(fast)} if _pickles(model) else {})
         for how, twin in twins.items():
@@ -179,14 +179,14 @@ def _runs_before(entry: Pass | Repeat, pass_: Pass) -> bool:
 
 def _finds_work(pass_: Pass, module: Any, inputs: Any, prerequisites: Passes) -> bool:
     with quietly():
-        fast = simplify(module, inputs, passes=prerequisites).train()
+        fast = simplify(module, inputs, passes=prerequisites, strict=True).train()
         fast._toponas.sharing.is_decided = False
         return bool(fast._toponas.programs and pass_.plan(fast).matches)
 
 
 def _changes(pass_: Pass, model: RandomSupernet, x: Tensor) -> bool:
     with quietly():
-        report = inspection(simplify(model, x, passes=[*DEFAULT_PASSES, pass_])).report
+        report = inspection(simplify(model, x, passes=[*DEFAULT_PASSES, pass_], strict=True)).report
     return any(record.name == pass_.name and record.changes for record in report.records)
 
 

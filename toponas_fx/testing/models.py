@@ -143,6 +143,7 @@ def _subject(model: nn.Module, inputs: Inputs, mode: str, passes: Passes | None)
         raise ArgumentError("the model is simplified already: passes are for one that is not")
     subject = subject_of(restore(model), inputs)
     twin = copy.deepcopy(model)
+    twin._toponas.is_strict = True
     if subject.dtype is torch.float64:
         double_plain_tensors(twin.double())
     scatter_statistics(twin)
@@ -151,7 +152,7 @@ def _subject(model: nn.Module, inputs: Inputs, mode: str, passes: Passes | None)
 
 
 def _simplified(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
-    return simplify(model, inputs.args, example_kwargs=inputs.kwargs, **options)
+    return simplify(model, inputs.args, example_kwargs=inputs.kwargs, strict=True, **options)
 
 
 def differences_at_vertices(

@@ -193,7 +193,7 @@ def text_of(gm: fx.GraphModule) -> str:
 
 
 def _simplified(module: nn.Module, inputs: Inputs, passes: Passes) -> Any:
-    fast = simplify(module, inputs.args, example_kwargs=inputs.kwargs, passes=passes)
+    fast = simplify(module, inputs.args, example_kwargs=inputs.kwargs, passes=passes, strict=True)
     for reason in fast._toponas.as_written.values():
         raise ArgumentError(f"there is no graph to look at, the model runs as it was written: {reason}")
     return fast
