@@ -103,7 +103,7 @@ def differences_here(
         inputs: forward's arguments.
         tolerance: the error that passes.
         seed: of all draws.
-        architecture: by identity, the architecture weights, whose gradients are finite and no more.
+        architecture: by identity, the architecture parameters, whose gradients are finite and no more.
     """
     lines = []
     given = _with_gradients(inputs)

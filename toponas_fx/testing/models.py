@@ -54,9 +54,10 @@ def assert_exact(
 ) -> None:
     """Assert that a model, simplified in mode ``"exact"``, computes what it did.
 
-    Compared are outputs, the gradients of a loss by all parameters, architecture weights and floating inputs (one that
-    is None is not one of zeros), buffers after a step and how much is drawn at random, in training and in evaluation,
-    on copies in float64. Where forward cannot run in float64, the tolerance is what ``toponas_fx.check`` allows.
+    Compared are outputs, the gradients of a loss by all parameters, the architecture's too, and by floating inputs (one
+    that is None is not one of zeros), buffers after a step and how much is drawn at random, in training and in
+    evaluation, on copies in float64. Where forward cannot run in float64, the tolerance is what ``toponas_fx.check``
+    allows. A model that runs as it was written passes, since it is what it was.
 
     Args:
         model: a model; or what ``simplify`` returned for one and shares nothing: then it is compared with the original

@@ -32,7 +32,7 @@ class Spec:
         edges: for each edge of a cell, its candidates.
         inputs: for each edge, the state it reads; edges that end at one node are added.
         nodes: for each edge, the node it ends at.
-        idiom: how the mixture is written.
+        idiom: how the weighted sum is written.
         channels: of every state.
         affine: of the norms.
         bias: of the convolutions.
