@@ -267,6 +267,17 @@ def test_a_mixed_operation_that_cannot_be_one_hot_fails() -> None:
         assert_one_hot(Scored(), X)
 
 
+def test_a_candidate_that_is_never_alone_fails() -> None:
+    class Bound(Edge):
+        def forward(self, x: Tensor) -> Any:
+            a, b = self.alphas[0], self.alphas[1]
+            weights = torch.stack([a, b, a * b])
+            return sum(w * op(x) for w, op in zip(weights, self.ops, strict=True))
+
+    with pytest.raises(AssertionError, match="one-hot architectures: ops: alone were 2 of its 3 candidates"):
+        assert_one_hot(Bound(), X)
+
+
 # -- random supernets ----------------------------------------------------------------------------------------------
 
 
