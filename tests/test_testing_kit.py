@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,14 +14,11 @@ import toponas_fx
 from toponas_fx.pass_contract import Plan, Refusal
 from toponas_fx.passes import DEFAULT_PASSES, Deduplicate, DetectMixedOps, ShareModules
 from toponas_fx.testing import (
-    RandomSupernet,
-    Spec,
     assert_exact,
     assert_one_hot,
     check_keeps,
     check_pass,
     graph_of,
-    random_supernets,
 )
 from wrong_passes import (
     Fail,
@@ -192,6 +188,23 @@ def test_a_pass_that_raises_is_an_error_though_simplify_would_leave_it_out(
         check(Edge(), X, passes=[*DEFAULT_PASSES, Fail()])
 
 
+@dataclass(frozen=True)
+class FailInDouble(SwapWeights):
+    """A pass that raises in float64 alone, where the kit computes."""
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        assert next(iter(gm.graph.nodes)).meta["type"].dtype is torch.float32
+        return Plan()
+
+
+def test_a_simplified_model_is_strict_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPONAS_STRICT", "0")
+    fast = toponas_fx.simplify(Edge(), X, mode="exact", passes=[*DEFAULT_PASSES, FailInDouble()])
+    with pytest.raises(toponas_fx.PassError, match="pass 'swap-weights'"):
+        assert_exact(fast, X)
+    assert not fast._toponas.is_strict
+
+
 def test_what_cannot_be_checked_is_an_error() -> None:
     class Printing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -276,35 +289,3 @@ def test_a_candidate_that_is_never_alone_fails() -> None:
 
     with pytest.raises(AssertionError, match="one-hot architectures: ops: alone were 2 of its 3 candidates"):
         assert_one_hot(Bound(), X)
-
-
-# -- random supernets ----------------------------------------------------------------------------------------------
-
-
-def test_the_text_of_a_random_supernet_makes_it_again() -> None:
-    spec = Spec((("none", "conv3"),), (0,), (1,), "indexed", 2, True, True, True, 2, 1, False, "softmax", True)
-    model, state = RandomSupernet(spec), torch.get_rng_state()
-    again = eval(repr(model))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(model(model.example_input()), again(again.example_input()))
-    assert not torch.equal(model(model.example_input()), model(2 * model.example_input()))
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"ops": ("conv9",)}, "candidate operations are none, skip, .*; not conv9"),
-        ({"ops": ()}, "not none at all"),
-        ({"edges": 4}, "1 to 3 edges"),
-        ({"candidates": 0}, "one candidate, channel and cell or more"),
-    ],
-)
-def test_options_of_random_supernets_are_checked(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(toponas_fx.ArgumentError, match=text):
-        random_supernets(**options)
-
-
-def test_hypothesis_is_needed_by_the_strategy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(toponas_fx.ToponasError, match=r'need hypothesis: pip install "toponas-fx\[testing\]"'):
-        random_supernets()
