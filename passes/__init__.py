@@ -61,3 +61,4 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     LowerForDevice(),  # the operations are what they will be
     EliminateDeadCode(),  # what the rules left unread
 )
+"""What ``simplify`` runs unless told otherwise, in the order of its passes' stages."""

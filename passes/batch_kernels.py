@@ -105,7 +105,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import batched_ops, ops
 from toponas_fx.memory import Memory
-from toponas_fx.pass_contract import Pass, Plan, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Semantics, Stage
 from toponas_fx.passes.normalize_kernels import is_normalized
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
@@ -137,6 +137,7 @@ class BatchKernels(Pass):
     largest: int = LARGEST
     name: ClassVar[str] = "batch-kernels"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find operations on weights alone that are alike and on one level."""

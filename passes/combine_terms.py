@@ -46,7 +46,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 
 
@@ -74,6 +74,7 @@ class CombineTerms(Pass):
 
     name: ClassVar[str] = "combine-terms"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.SHARE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find the first set of equal terms of each sum."""

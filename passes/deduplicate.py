@@ -40,7 +40,7 @@ from torch import Tensor, fx, nn
 from toponas_fx import ops
 from toponas_fx.image_layouts import exits
 from toponas_fx.memory import Memory
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.purity import is_counting_norm, is_pure
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.signatures import signature
@@ -66,6 +66,7 @@ class Deduplicate(Pass):
 
     name: ClassVar[str] = "deduplicate"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.SHARE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Number the values of the graph; nodes with one number are equal."""

@@ -56,7 +56,7 @@ from torch import Tensor, fx, nn
 from toponas_fx import ops
 from toponas_fx.memory import Memory, why_not_gathered
 from toponas_fx.mixtures import edge_numbers, is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.stacks import inputs_of
 
@@ -89,6 +89,7 @@ class DetectMixedOps(Pass):
 
     name: ClassVar[str] = "detect-mixed-ops"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.DETECT
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find all maximal weighted sums."""

@@ -27,7 +27,8 @@ sum reads keeps a term of its own, the number 0, so that its gradient is 0 and n
 
 Refuses:
 
-1. the last term of a sum: something must remain to give the sum its shape.
+1. the last term of a sum: something must remain to give the sum its shape;
+2. a zero made from what nothing else reads: trained tensors above it have the gradient 0, and would have None.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 
 
@@ -72,21 +73,30 @@ class DropZeroCandidates(Pass):
 
     name: ClassVar[str] = "drop-zero-candidates"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.REDUCE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find sums with zero terms."""
         matches: list[ZeroTerms] = []
         refusals: list[Refusal] = []
         memory = Memory.of(gm)
+        gone: set[fx.Node] = set()
         for node in gm.graph.nodes:
             if not is_mixed_sum(node):
                 continue
             terms: Any = node.args[0]
             zeros = [i for i, term in enumerate(terms) if _is_zero(term, memory)]
             real = [i for i, term in enumerate(terms) if isinstance(term, fx.Node) and i not in zeros]
+            lone = []
+            for i in zeros:
+                lone += [i] if _reads_alone(gm, terms[i], gone) else []
+                gone |= set() if i in lone else {terms[i]}
             if zeros and not real:
                 refusals.append(Refusal((node, terms[zeros[0]]), "all its candidates are zero; one gives the shape"))
-                zeros = zeros[1:]
+                lone = lone or zeros[:1]
+            elif lone:
+                refusals.append(Refusal((node, terms[lone[0]]), "nothing else reads what the zero is made from"))
+            zeros = [i for i in zeros if i not in lone]
             if zeros:
                 matches.append(_split_by_gradient(node, zeros))
         return Plan(tuple(matches), tuple(refusals))
@@ -102,6 +112,22 @@ class DropZeroCandidates(Pass):
         new_terms = [0.0 if i in match.kept else terms[i] for i in rest]
         rewriter.update(match.sum_node, (new_terms, [weights[i] for i in rest], tuple(edges[i] for i in rest)))
         rewriter.erase_unread(node for node in zeros if not node.users)
+
+
+def _reads_alone(gm: fx.GraphModule, zero: fx.Node, gone: set[fx.Node]) -> bool:
+    """Tell whether some trained tensor, or an input, has a gradient by way of a zero only, once others are gone."""
+    region, queue = {*gone, zero}, [zero]
+    while queue:
+        for value in queue.pop().all_input_nodes:
+            if value in region or not set(value.users) <= region:
+                continue
+            module = gm.get_submodule(str(value.target)) if value.op == "call_module" else None
+            has_parameters = module is not None and next(module.parameters(), None) is not None
+            if has_parameters or value.op in ("placeholder", "get_attr"):
+                return True
+            region.add(value)
+            queue.append(value)
+    return False
 
 
 def _split_by_gradient(node: fx.Node, zeros: list[int]) -> ZeroTerms:

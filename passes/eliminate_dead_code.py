@@ -27,7 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
 
@@ -49,6 +49,7 @@ class EliminateDeadCode(Pass):
 
     name: ClassVar[str] = "eliminate-dead-code"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.FINISH
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find them from the end: what only dead nodes read is dead."""

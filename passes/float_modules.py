@@ -67,7 +67,7 @@ from torch import Tensor, fx, nn
 from toponas_fx import ops
 from toponas_fx.errors import PreconditionError
 from toponas_fx.mixtures import Mixture, mixtures
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.purity import is_pure
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.shareable import ModuleCalls, why_not_together
@@ -106,6 +106,7 @@ class FloatModules(Pass):
     placement: str = "auto"
     name: ClassVar[str] = "float-modules"
     semantics: ClassVar[Semantics] = Semantics.SHARES
+    stage: ClassVar[Stage] = Stage.SHARE
 
     def requires(self, gm: fx.GraphModule) -> None:
         """Reject an unknown placement."""

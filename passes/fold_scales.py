@@ -66,7 +66,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.passes.normalize_kernels import is_normalized
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
@@ -95,6 +95,7 @@ class FoldScales(Pass):
 
     name: ClassVar[str] = "fold-scales"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find normalized kernels that are merged."""

@@ -50,7 +50,7 @@ from toponas_fx import lean_pools, ops
 from toponas_fx.linear_ops import linear_op
 from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.passes.normalize_kernels import convolve
 from toponas_fx.pools import avg_pool
 from toponas_fx.purity import is_hooked
@@ -92,6 +92,7 @@ class FoldWeights(Pass):
     pools: bool = True
     name: ClassVar[str] = "fold-weights"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find all terms whose last operation can carry their weight."""

@@ -56,7 +56,7 @@ from toponas_fx import ops
 from toponas_fx.linear_ops import FUNCTIONS, LinearOp, linear_op
 from toponas_fx.model_reads import ModelReads, inputs_from
 from toponas_fx.parts import why_not_a_part
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.purity import is_hooked, is_pure
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.stacked_norm import is_cumulative, options_of, stacked_norm
@@ -111,6 +111,7 @@ class FuseSiblings(Pass):
 
     name: ClassVar[str] = "fuse-siblings"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find convolutions of one input, and sort them by what they must agree in."""

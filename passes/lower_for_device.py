@@ -50,7 +50,7 @@ from torch import Tensor, fx, nn
 from toponas_fx import image_layouts, layouts, lean_ops, lean_pools
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.memory import Memory
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.passes.fold_weights import USUAL_BATCH
 from toponas_fx.passes.normalize_kernels import convolve
 from toponas_fx.pools import AvgPool, avg_pool
@@ -127,6 +127,7 @@ class LowerForDevice(Pass):
     pools: bool = True
     name: ClassVar[str] = "lower-for-device"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find depthwise convolutions, and whether the layout may change."""

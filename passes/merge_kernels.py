@@ -48,7 +48,7 @@ from toponas_fx.kernel_grid import Grid, cheapest_sets
 from toponas_fx.linear_ops import LinearOp, linear_op
 from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.passes.normalize_kernels import convolve
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.tensor_type import TensorType
@@ -83,6 +83,7 @@ class MergeKernels(Pass):
     slack: float = 1.0
     name: ClassVar[str] = "merge-kernels"
     semantics: ClassVar[Semantics] = Semantics.ROUNDING
+    stage: ClassVar[Stage] = Stage.MERGE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find, in each sum, the sets of operations that are cheaper as one."""

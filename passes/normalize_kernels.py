@@ -70,7 +70,7 @@ from toponas_fx.calibration import differing_kernels
 from toponas_fx.errors import PreconditionError
 from toponas_fx.linear_ops import FUNCTIONS, LinearOp, linear_op
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.sharing import NormalizedKernel, sharing_of
 from toponas_fx.signatures import is_norm
@@ -124,6 +124,7 @@ class NormalizeKernels(Pass):
     per: str = "kernel"
     name: ClassVar[str] = "normalize-kernels"
     semantics: ClassVar[Semantics] = Semantics.SHARES
+    stage: ClassVar[Stage] = Stage.MERGE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find the kernels: by what they feed at first, by what was decided later."""

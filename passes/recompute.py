@@ -45,7 +45,7 @@ from toponas_fx import lean_pools, ops, recomputing
 from toponas_fx.linear_ops import linear_op
 from toponas_fx.memory import Memory
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.pools import avg_pool, max_pool
 from toponas_fx.purity import is_hooked
 from toponas_fx.rewriter import Rewriter
@@ -77,6 +77,7 @@ class Recompute(Pass):
 
     name: ClassVar[str] = "recompute"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.FINISH
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find cheap operations whose input something else keeps."""

@@ -58,7 +58,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.mixtures import Mixture, is_negated, mixtures
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.shareable import ModuleCalls, why_not_together
 from toponas_fx.tensor_type import TensorType
@@ -89,6 +89,7 @@ class ShareModules(Pass):
 
     name: ClassVar[str] = "share-modules"
     semantics: ClassVar[Semantics] = Semantics.SHARES
+    stage: ClassVar[Stage] = Stage.SHARE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find mixtures with alike ends; those that cannot be shared are left out, the others share."""

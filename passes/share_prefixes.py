@@ -46,7 +46,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx.mixtures import Mixture, candidate_nodes, mixtures
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.shareable import ModuleCalls
 
@@ -74,6 +74,7 @@ class SharePrefixes(Pass):
 
     name: ClassVar[str] = "share-prefixes"
     semantics: ClassVar[Semantics] = Semantics.SHARES
+    stage: ClassVar[Stage] = Stage.SHARE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find, in each mixture, alike modules with parameters or buffers on one value."""

@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx.memory import Memory, why_not_gathered
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics
+from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriter import Rewriter
 from toponas_fx.stacks import Stacked, is_axis, read_stacked, shape_of, unexpanded
 from toponas_fx.tensor_type import TensorType
@@ -73,6 +73,7 @@ class UnstackSums(Pass):
 
     name: ClassVar[str] = "unstack-sums"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.DETECT
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find all reductions over a stack."""

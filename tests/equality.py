@@ -1,8 +1,7 @@
-"""How tests compare two models: outputs, gradients and buffers, in float64, with tolerances that can fail."""
+"""How tests compare two models at weights that they set; ``toponas_fx.testing`` compares them at all that matter."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,14 +21,6 @@ def double(model: nn.Module, eps: float = 1e-10) -> nn.Module:
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.data = value.data.double()
     return model
-
-
-def scatter_statistics(model: nn.Module) -> None:
-    """Give every norm running statistics of its own, so that eval mode tells them apart."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
 
 
 def run(call: Callable[..., Tensor], model: nn.Module, inputs: tuple[Any, ...], wanted: Iterable[Tensor]) -> Any:
@@ -75,20 +66,3 @@ def assert_vertex(
     ids = {id(tensor) for tensor in architecture}
     wanted = [parameter for parameter in fast.parameters() if parameter.requires_grad and id(parameter) not in ids]
     assert_same(run(fast, fast, inputs, wanted), run(fast.reference, fast, inputs, wanted), tolerance)
-
-
-def assert_exact(fast: Any, original: nn.Module, inputs: tuple[Any, ...], tolerance: float = 1e-10) -> None:
-    """Assert that outputs, all gradients and buffers agree with the original's, train and eval."""
-    for training in (True, False):
-        fast.train(training)
-        original.train(training)
-        names = [name for name, _ in original.named_parameters()]
-        assert [name for name, _ in fast.named_parameters()] == names
-        found = run(fast, fast, inputs, fast.parameters())
-        assert_same(found, run(original, original, inputs, original.parameters()), tolerance)
-    fast.train()
-    original.train()
-    twin, other = copy.deepcopy(fast), copy.deepcopy(original)
-    twin(*inputs), other(*inputs)
-    for (name, buffer), (_, expected) in zip(twin.named_buffers(), other.named_buffers(), strict=True):
-        assert torch.allclose(buffer, expected, rtol=tolerance, atol=tolerance), name

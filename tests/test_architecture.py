@@ -69,6 +69,7 @@ LAYERS = (
     ("call_text", "factories"),
     ("command_options",),
     ("command_check", "command_inspect", "command_bench"),
+    ("testing",),
     ("cli",),
     ("__init__",),
     ("__main__",),

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 import toponas_fx
-from equality import assert_exact, assert_vertex, double, scatter_statistics
+from equality import assert_vertex, double
 from supernets.nasbench201 import NASBench201Supernet
 from toponas_fx.costs import graph_costs, saved_bytes
 from toponas_fx.ops import mixed_sum
+from toponas_fx.testing import assert_exact
+from toponas_fx.testing.differences import scatter_statistics
 
 EDGES, CANDIDATES = 6, 5
 X = (4, 3, 8, 8)
@@ -78,14 +80,9 @@ def test_filter_normalization_at_vertices() -> None:
 def test_exact_mode_is_the_original(alphas: str) -> None:
     model = supernet(alphas=alphas, conv_bias=True)
     model.alphas.data.normal_()
-    original = copy.deepcopy(model)
     fast = toponas_fx.simplify(model, torch.randn(X).double(), mode="exact")
     assert fast.alphas is model.alphas
-    assert_exact(fast, original, (torch.randn(X).double(),))
-    x = torch.randn(X).double()
-    (found,) = torch.autograd.grad(fast(x).square().sum(), [model.alphas])
-    (expected,) = torch.autograd.grad(original(x).square().sum(), [original.alphas])
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert_exact(fast, torch.randn(X).double())
 
 
 def test_eval_equals_reference_for_all_weights() -> None:

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
 import toponas_fx
-from equality import assert_exact, assert_same, assert_vertex, double, run, scatter_statistics
-from random_supernets import RandomSupernet, Spec, specs
+from toponas_fx.testing import RandomSupernet, assert_exact, assert_one_hot, random_supernets
 
 FAST = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(FAST, max_examples=15)
 THOROUGH = settings(FAST, max_examples=200)
 
 
-def check_exact(spec: Spec) -> None:
-    torch.manual_seed(0)
-    model = double(RandomSupernet(spec))
-    original = copy.deepcopy(model)
-    x = torch.randn(4, 2, 6, 6).double()
-    fast = toponas_fx.simplify(model, x, mode="exact")
-    assert_exact(fast, original, (x,))
-    found = run(fast, fast, (x,), [model.alphas])
-    assert_same(found, run(original, original, (x,), [original.alphas]), 1e-10)
-
-
-def check_shared(spec: Spec) -> None:
-    torch.manual_seed(0)
-    model = double(RandomSupernet(spec))
-    x = torch.randn(4, 2, 6, 6).double()
+def check_shared(model: RandomSupernet) -> None:
+    x = model.example_input()
+    assert_one_hot(model, x)
     fast = toponas_fx.simplify(model, x)
-    scatter_statistics(fast)
-    for training in (True, False):
-        fast.train(training)
-        for shift in range(max(map(len, spec.edges))):
-            with torch.no_grad():
-                model.alphas.zero_()
-                for edge, names in enumerate(spec.edges):
-                    model.alphas[edge, (edge + shift) % len(names)] = 1.0
-            assert_vertex(fast, (x,), architecture=[model.alphas])
     with torch.no_grad():
         model.alphas.normal_()
     output = fast(x)
@@ -49,26 +26,26 @@ def check_shared(spec: Spec) -> None:
 
 
 @FAST
-@given(specs())
-def test_exact_mode(spec: Spec) -> None:
-    check_exact(spec)
+@given(random_supernets())
+def test_exact_mode(model: RandomSupernet) -> None:
+    assert_exact(model, model.example_input())
 
 
-@FAST
-@given(specs())
-def test_shared_at_vertices(spec: Spec) -> None:
-    check_shared(spec)
-
-
-@pytest.mark.slow
-@THOROUGH
-@given(specs())
-def test_exact_mode_thoroughly(spec: Spec) -> None:
-    check_exact(spec)
+@FEW
+@given(random_supernets())
+def test_shared_at_one_hot_architectures(model: RandomSupernet) -> None:
+    check_shared(model)
 
 
 @pytest.mark.slow
 @THOROUGH
-@given(specs())
-def test_shared_at_vertices_thoroughly(spec: Spec) -> None:
-    check_shared(spec)
+@given(random_supernets())
+def test_exact_mode_thoroughly(model: RandomSupernet) -> None:
+    assert_exact(model, model.example_input())
+
+
+@pytest.mark.slow
+@THOROUGH
+@given(random_supernets())
+def test_shared_at_one_hot_architectures_thoroughly(model: RandomSupernet) -> None:
+    check_shared(model)

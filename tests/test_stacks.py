@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toponas_fx
-from equality import assert_exact, assert_vertex, double, scatter_statistics
+from equality import double
 from random_stacks import StackMixture, Stacks, example_input, stacks
 from toponas_fx.pass_contract import Repeat
 from toponas_fx.passes import DEFAULT_PASSES, FloatModules
+from toponas_fx.testing import assert_exact, assert_one_hot
 
 FAST = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 THOROUGH = settings(FAST, max_examples=300)
@@ -35,14 +36,7 @@ def check(spec: Stacks, at_end: bool) -> None:
     passes = tuple(map(last, DEFAULT_PASSES)) if at_end else None
     fast = toponas_fx.simplify(model, x, passes=passes)
     assert not fast._toponas.as_written
-    scatter_statistics(fast)
-    for training in (True, False):
-        fast.train(training)
-        for chosen in range(len(spec.candidates)):
-            with torch.no_grad():
-                model.alphas.zero_()
-                model.alphas[chosen] = 1.0
-            assert_vertex(fast, (x,), architecture=[model.alphas])
+    assert_one_hot(fast, x, tolerance=1e-6)  # where a norm meets a constant, rounding is what its eps lets through
     fast.train()
     for weights in (torch.randn_like(model.alphas), torch.zeros_like(model.alphas), model.alphas.new_tensor(1e-40)):
         with torch.no_grad():
@@ -52,8 +46,7 @@ def check(spec: Stacks, at_end: bool) -> None:
         total = sum(gradient.square().sum() for gradient in gradients)
         second = torch.autograd.grad(total, wanted, allow_unused=True)
         assert all(value.isfinite().all() for value in (*gradients, *second) if value is not None)
-    exact = toponas_fx.simplify(copy.deepcopy(original), x, mode="exact")
-    assert_exact(exact, original, (x,))
+    assert_exact(original, x)
 
 
 @FAST

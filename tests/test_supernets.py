@@ -18,11 +18,12 @@ from torch.utils import _pytree as pytree
 
 import toponas_fx
 from collected import IDIOMS
-from equality import double, scatter_statistics
+from equality import double
 from exactness import assert_close, assert_runs_like, observe
 from idiom import Idiom
 from toponas_fx.capture.owners import TensorPath, model_tensors
 from toponas_fx.passes import DEFAULT_PASSES
+from toponas_fx.testing.differences import scatter_statistics
 from toponas_fx.tuning import ANSWERS
 
 pytestmark = pytest.mark.parametrize("kind", IDIOMS, ids=lambda kind: kind.__name__)

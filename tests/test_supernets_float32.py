@@ -11,10 +11,10 @@ from torch.utils import _pytree as pytree
 
 import toponas_fx
 from collected import IDIOMS
-from equality import scatter_statistics
 from exactness import observe
 from idiom import Idiom
 from toponas_fx.capture.owners import model_tensors
+from toponas_fx.testing.differences import scatter_statistics
 
 COMPILED = [kind for kind in IDIOMS if kind.as_written is None]
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
-from torch import fx
+import torch
+from torch import Tensor, fx, nn
 
 from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Semantics
-from toponas_fx.passes import DEFAULT_PASSES, FoldWeights
+from toponas_fx.pass_contract import Pass, Plan, Semantics, Stage
+from toponas_fx.passes import DEFAULT_PASSES
 from toponas_fx.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
 class Spoiled:
-    """The last two weights of a sum."""
+    """A place that a wrong rule spoils."""
 
     node: fx.Node
 
@@ -26,7 +28,7 @@ class Spoiled:
         return (self.node,)
 
     def describe(self) -> str:
-        return "two weights are swapped"
+        return "something is spoiled"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class SwapWeights(Pass):
 
     name: ClassVar[str] = "swap-weights"
     semantics: ClassVar[Semantics] = Semantics.EXACT
+    stage: ClassVar[Stage] = Stage.MERGE  # while terms have their weights still
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         found = [n for n in gm.graph.nodes if is_mixed_sum(n) and len(n.args[1]) > 1]
@@ -48,11 +51,13 @@ class SwapWeights(Pass):
         rewriter.update(match.node, (terms, [*others, b, a], edges))
 
 
+@dataclass(frozen=True)
 class SwapSharedWeights(SwapWeights):
     name: ClassVar[str] = "swap-shared-weights"
     semantics: ClassVar[Semantics] = Semantics.SHARES
 
 
+@dataclass(frozen=True)
 class Fail(SwapWeights):
     name: ClassVar[str] = "fail"
 
@@ -60,8 +65,68 @@ class Fail(SwapWeights):
         raise KeyError("lost")
 
 
+@dataclass(frozen=True)
+class Wrong(Pass):
+    """Put something between each tanh and its readers."""
+
+    name: ClassVar[str] = "wrong"
+    semantics: ClassVar[Semantics] = Semantics.EXACT
+    make: Callable[[Rewriter, fx.Node], Any] = lambda rewriter, node: node
+    again: bool = False
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        found = [n for n in gm.graph.nodes if n.target is torch.tanh and (self.again or "spoiled" not in n.meta)]
+        return Plan(tuple(map(Spoiled, found)))
+
+    def apply(self, match: Spoiled, rewriter: Rewriter) -> None:
+        match.node.meta["spoiled"] = True
+        readers = list(match.node.users)
+        with rewriter.after(match.node, match.node):
+            new = self.make(rewriter, match.node)
+        new.meta["type"] = match.node.meta["type"]
+        for reader in readers:
+            rewriter.redirect(reader, match.node, new)
+
+
+class Tanh(nn.Module):
+    """A model with one of everything that a wrong rule may touch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.unread = nn.Parameter(torch.rand(4, 1, 1)), nn.Parameter(torch.rand(1))
+        self.drop, self.evaluation = nn.Dropout(0.5), InEvaluation()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x * self.scale)
+
+
+class InEvaluation(nn.Module):
+    """Twice the input, in evaluation only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else 2 * x
+
+
+def with_another_gradient(x: Tensor) -> Tensor:
+    return 2 * x - x.detach()
+
+
+def reading(x: Tensor, parameter: Tensor) -> Tensor:
+    return x + 0 * parameter
+
+
+def counting(x: Tensor, buffer: Tensor) -> Tensor:
+    buffer.add_(1)
+    return x + 0
+
+
+def drawing(x: Tensor) -> Tensor:
+    torch.rand(())
+    return x + 0
+
+
 def add_pass(monkeypatch: pytest.MonkeyPatch, rule: Pass) -> None:
-    """Let ``simplify`` run one more rule among its default ones, while terms have their weights still."""
-    place = next(index for index, entry in enumerate(DEFAULT_PASSES) if isinstance(entry, FoldWeights))
-    passes = (*DEFAULT_PASSES[:place], rule, *DEFAULT_PASSES[place:])
+    """Let ``simplify`` run one more rule after the default ones of its stage."""
+    passes = (*DEFAULT_PASSES, rule)
     monkeypatch.setattr(importlib.import_module("toponas_fx.options"), "DEFAULT_PASSES", passes)

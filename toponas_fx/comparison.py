@@ -30,12 +30,14 @@ class Run:
         structure: what forward returned besides.
         gradients: of a fixed loss, by name; None where the loss does not depend on a tensor.
         buffers: values after the run, by name.
+        drawn: the next random number; another where forward draws more, or fewer.
     """
 
     outputs: dict[str, Tensor]
     structure: Any
     gradients: dict[str, Tensor | None]
     buffers: dict[str, Tensor]
+    drawn: float
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,14 @@ def run_from(seed: int, call: Callable[..., Any], owner: nn.Module, inputs: Inpu
         seed_all(seed)
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, inputs)
         output = call(*args, **kwargs)
+        drawn = torch.rand(()).item()
         leaves, spec = pytree.tree_flatten(output)
         outputs = {f"output {place}": leaf for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         gradients = _gradients(list(outputs.values()), wanted)
         buffers = {name: buffer.detach().clone() for name, buffer in owner.named_buffers()}
     outputs = {name: leaf.detach().clone() for name, leaf in outputs.items()}
-    return Run(outputs, (str(spec), repr(plain)), gradients, buffers)
+    return Run(outputs, (str(spec), repr(plain)), gradients, buffers, drawn)
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -103,14 +106,21 @@ def difference(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor
     An error is relative to the largest value of its own tensor, or to ``SMALL`` times that of all tensors of the kind
     where that is more: gradients that are zero but for rounding have no size of their own.
     """
+    worst = Difference(0.0, "")
+    for name, error in errors(found, expected).items():
+        if error > worst.error:
+            worst = Difference(error, name)
+    return worst
+
+
+def errors(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """Return the error of each tensor of one kind, as ``difference`` has it."""
     sizes = {name: _size(tensor) for name, tensor in expected.items()}
     floor = SMALL * max(sizes.values(), default=0.0) or 1.0
-    worst = Difference(0.0, "")
-    for name in {**expected, **found}:
-        error = _error(found.get(name), expected.get(name)) / max(sizes.get(name, 0.0), floor)
-        if not error <= worst.error:
-            worst = Difference(math.inf if math.isnan(error) else error, name)
-    return worst
+    return {
+        name: _error(found.get(name), expected.get(name)) / max(sizes.get(name, 0.0), floor)
+        for name in {**expected, **found}
+    }
 
 
 def finiteness(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> Difference:

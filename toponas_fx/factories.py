@@ -35,12 +35,7 @@ def load_model(place: str, path: str, arguments: ast.Call, seed: int) -> nn.Modu
     """
     seed_all(seed)
     with _no_arguments_of_ours(place):
-        module = _imported(place)
-        found: Any = module
-        for name in path.split("."):
-            if not hasattr(found, name):
-                raise ArgumentError(f"{place} has no attribute {path!r}")
-            found = getattr(found, name)
+        module, found = _found(place, path)
         target = f"{place}:{path}"
         if isinstance(found, nn.Module):
             if arguments.args or arguments.keywords:
@@ -50,6 +45,27 @@ def load_model(place: str, path: str, arguments: ast.Call, seed: int) -> nn.Modu
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"{target} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def load(place: str, path: str) -> Any:
+    """Import a module, or run a script as far as an import does, and return what a dotted path in it leads to.
+
+    Raises:
+        ArgumentError: there is no such thing, or importing it fails.
+    """
+    with _no_arguments_of_ours(place):
+        return _found(place, path)[1]
+
+
+def _found(place: str, path: str) -> tuple[ModuleType, Any]:
+    """Return a module, and what a dotted path in it leads to."""
+    module = _imported(place)
+    found: Any = module
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ArgumentError(f"{place} has no attribute {path!r}")
+        found = getattr(found, name)
+    return module, found
 
 
 @contextmanager

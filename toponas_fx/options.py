@@ -10,7 +10,7 @@ from torch import nn
 from toponas_fx.capture.inputs import check_tensors
 from toponas_fx.errors import ArgumentError
 from toponas_fx.model import SimplifiedModule
-from toponas_fx.pass_contract import Pass, Repeat, Semantics
+from toponas_fx.pass_contract import Pass, Repeat, Semantics, broken_contract, in_stages
 from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels
 
 MODES = ("share", "exact")
@@ -26,7 +26,7 @@ def checked_passes(
     Args:
         model: what is to be simplified.
         mode: of ``MODES``.
-        passes: in order; ``DEFAULT_PASSES`` where None.
+        passes: each is put in its stage; ``DEFAULT_PASSES`` where None.
         normalize: of ``NORMALIZE``.
 
     Raises:
@@ -49,10 +49,11 @@ def checked_passes(
     chosen = list(DEFAULT_PASSES if passes is None else passes)
     for entry in chosen:
         for pass_ in entry.passes if isinstance(entry, Repeat) else (entry,):
-            if not isinstance(pass_, Pass):
-                raise ArgumentError(f"passes must be instances from toponas_fx.passes, not {pass_!r}")
+            broken = broken_contract(pass_)
+            if broken is not None:
+                raise ArgumentError(broken)
     kept = [_for_mode(entry, mode, normalize) for entry in chosen]
-    return tuple(entry for entry in kept if entry is not None)
+    return in_stages([entry for entry in kept if entry is not None])
 
 
 def _is_compiled(module: nn.Module) -> bool:

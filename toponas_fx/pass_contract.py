@@ -21,6 +21,27 @@ class Semantics(enum.Enum):
     SHARES = "the original with the shared modules tied, at every one-hot weight vector"
 
 
+class Stage(enum.IntEnum):
+    """Where in the pipeline a pass belongs; ``simplify`` runs the stages in this order.
+
+    Attributes:
+        DETECT: weighted sums, however they are written, become mixed sums.
+        REDUCE: mixed sums are known, and nothing is shared yet: each candidate is as the user wrote it. What a pass
+            that names no stage gets.
+        SHARE: equal work is done once, alike modules become one. Its passes run in turn until none finds anything more.
+        MERGE: it is known which modules are shared: kernels are normalized and merged.
+        LOWER: the rules are done: weights are folded, kernels batched, operations get the form that they run in.
+        FINISH: what nobody reads goes, and what is to be computed again in the backward pass is chosen.
+    """
+
+    DETECT = 1
+    REDUCE = 2
+    SHARE = 3
+    MERGE = 4
+    LOWER = 5
+    FINISH = 6
+
+
 class Match(Protocol):
     """One place that a pass will change."""
 
@@ -66,10 +87,12 @@ class Pass(ABC):
     Attributes:
         name: the class name in kebab-case.
         semantics: its promise.
+        stage: where in the pipeline it runs, among the passes of that stage in the order in which they are given.
     """
 
     name: ClassVar[str]
     semantics: ClassVar[Semantics]
+    stage: ClassVar[Stage] = Stage.REDUCE
 
     def requires(self, gm: fx.GraphModule) -> None:  # noqa: B027 - most passes require nothing
         """Raise PreconditionError where the pass cannot run on this graph at all."""
@@ -95,3 +118,26 @@ class Repeat:
     def __init__(self, *passes: Pass) -> None:
         """Take the passes in order."""
         object.__setattr__(self, "passes", passes)
+
+    @property
+    def stage(self) -> Stage:
+        """The last of its passes' stages: what the others are done with is there by then."""
+        return max((pass_.stage for pass_ in self.passes), default=Stage.REDUCE)
+
+
+def in_stages(passes: Sequence[Pass | Repeat]) -> tuple[Pass | Repeat, ...]:
+    """Return passes in the order of their stages, those of one stage in the order in which they are given."""
+    return tuple(sorted(passes, key=lambda entry: entry.stage))
+
+
+def broken_contract(pass_: Any) -> str | None:
+    """Return what keeps something from being used as a pass, in one sentence, or None where nothing does."""
+    if isinstance(pass_, type) and issubclass(pass_, Pass):
+        return f"passes are instances: write {pass_.__name__}(), not {pass_.__name__}"
+    if not isinstance(pass_, Pass):
+        return f"passes are instances of toponas_fx.pass_contract.Pass, which {pass_!r} is not"
+    for name, kind in (("name", str), ("semantics", Semantics), ("stage", Stage)):
+        found = getattr(pass_, name, None)
+        if not isinstance(found, kind) or not found:
+            return f"{type(pass_).__name__} needs a class attribute `{name}`, a {kind.__name__}, and has {found!r}"
+    return None

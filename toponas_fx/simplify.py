@@ -66,8 +66,8 @@ def simplify(
         example_kwargs: what forward takes by name, ``{"x": x}`` say; alone, or beside positional ones.
         mode: ``"share"`` shares modules between candidates (TopoNAS, arXiv 2408.01311): every architecture computes
             what it did, with the shared modules tied. ``"exact"`` keeps the function for all weights and inputs.
-        passes: rewrite rules in order instead of ``toponas_fx.passes.DEFAULT_PASSES``; mode ``"exact"`` leaves out
-            those that share.
+        passes: rewrite rules instead of ``toponas_fx.passes.DEFAULT_PASSES``; each runs in its ``Stage``, there in the
+            order given. Mode ``"exact"`` leaves out those that share.
         normalize: ``"kernel"`` normalizes each differing kernel as a whole, ``"filter"`` each of its filters where
             a norm follows at once.
         recompute: whether ReLU and poolings are computed again in the backward pass where that saves memory; the

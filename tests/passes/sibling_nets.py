@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import Net, check_keeps, lines_of, prepare, run
+from nets import Net, lines_of, prepare, run
 from toponas_fx.passes import FuseSiblings
+from toponas_fx.testing import check_keeps
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 

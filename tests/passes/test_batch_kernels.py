@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import EXACT, Net, check_keeps, check_pass, lines_of, prepare
 from equality import assert_vertex
+from nets import Net, lines_of, prepare
 from toponas_fx import batched_ops, ops
 from toponas_fx.passes import (
     BatchKernels,
@@ -17,6 +17,8 @@ from toponas_fx.passes import (
     NormalizeKernels,
     ShareModules,
 )
+from toponas_fx.testing import check_keeps, check_pass
+from toponas_fx.testing.differences import EXACT
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(), Deduplicate(), ShareModules(), NormalizeKernels(), MergeKernels())

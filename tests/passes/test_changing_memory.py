@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import toponas_fx
-from check_pass import Net, lines_of, prepare
 from exactness import assert_runs_like, compile_modes_apart, image
+from nets import Net, lines_of, prepare
 from toponas_fx.memory import Memory
 from toponas_fx.passes import (
     BatchKernels,

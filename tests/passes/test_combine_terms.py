@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of
+from nets import Edge, Net, lines_of
 from toponas_fx.ops import group_shares, mixed_sum
 from toponas_fx.passes import CombineTerms, Deduplicate, DetectMixedOps
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(), Deduplicate())

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of
+from nets import Edge, Net, lines_of
 from toponas_fx.passes import DetectMixedOps
 from toponas_fx.tensor_type import TensorType
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.linspace(-2, 2, 2 * 4 * 3 * 3).view(2, 4, 3, 3)
 CANDIDATES = (torch.relu, torch.tanh, torch.sigmoid)

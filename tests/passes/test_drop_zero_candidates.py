@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of
+from nets import Edge, Net, lines_of
 from toponas_fx.passes import DetectMixedOps, DropZeroCandidates
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.linspace(-2, 2, 2 * 4 * 4 * 4).view(2, 4, 4, 4)
 FIRST = (DetectMixedOps(),)
@@ -77,7 +78,9 @@ ZEROS = {
 
 @pytest.mark.parametrize("make", ZEROS.values(), ids=ZEROS)
 def test_drops_the_zero(make):
-    fast, _ = check_pass(DropZeroCandidates(), Edge(nn.Tanh(), ZeroLike(make)), X, prerequisites=FIRST)
+    net = Edge(nn.Tanh(), ZeroLike(make))
+    is_detected = make in (ZEROS["zeros_like"], ZEROS["new_zeros"])  # has no gradient: it is no term to begin with
+    fast, _ = check_pass(DropZeroCandidates(), net, X, prerequisites=FIRST, changes=not is_detected)
     assert lines_of(fast, "mixed_sum") == ["([%5], [%3], (0,))"]
 
 
@@ -174,3 +177,25 @@ def test_keeps_what_is_zero_in_parts():
 def test_keeps_small_factors(factor):
     net = Edge(nn.Tanh(), ZeroLike(lambda x: x * factor))
     assert check_keeps(DropZeroCandidates(), net, X, prerequisites=FIRST) == []
+
+
+def test_keeps_a_zero_that_alone_reads_a_layer():
+    def forward(self, x):
+        hidden = torch.relu(self.layer(x))
+        return self.alphas[0] * torch.tanh(x) + self.alphas[1] * hidden.mul(0.0) + self.alphas[2] * x.mul(0.0)
+
+    net = Net(forward, layer=nn.Conv2d(4, 4, 1), alphas=nn.Parameter(torch.rand(3)))
+    fast, record = check_pass(DropZeroCandidates(), net, X, prerequisites=FIRST)
+    assert [refusal.sentence for refusal in record.refusals] == ["nothing else reads what the zero is made from"]
+    assert lines_of(fast, "mixed_sum")[0].endswith("(0, 0))")
+
+
+def test_keeps_one_of_the_zeros_that_read_a_layer_together():
+    def forward(self, x):
+        hidden = self.layer(x)
+        one = self.alphas[0] * torch.tanh(x) + self.alphas[1] * hidden.mul(0.0)
+        return torch.sigmoid(one) + self.alphas[2] * torch.relu(x) + self.alphas[3] * hidden.mul(0.0)
+
+    net = Net(forward, layer=nn.Conv2d(4, 4, 1), alphas=nn.Parameter(torch.rand(4)))
+    _, record = check_pass(DropZeroCandidates(), net, X, prerequisites=FIRST)
+    assert len(record.changes) == len(record.refusals) == 1

@@ -8,10 +8,10 @@ import textwrap
 import pytest
 
 import toponas_fx
-from check_pass import text_of
 from toponas_fx import passes
 from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps, MergeKernels, NormalizeKernels, ShareModules
+from toponas_fx.testing.rewrites import text_of
 
 PREREQUISITES = {
     "drop-zero-candidates": (DetectMixedOps(),),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare, text_of, undecide
+from nets import Edge, Net, lines_of, prepare, undecide
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Repeat
 from toponas_fx.passes import (
@@ -20,6 +20,8 @@ from toponas_fx.passes import (
 )
 from toponas_fx.shareable import ModuleCalls
 from toponas_fx.stages import cheaper_placement
+from toponas_fx.testing import check_keeps, check_pass
+from toponas_fx.testing.rewrites import text_of
 
 X = torch.randn(3, 4, 7, 7, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(),)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import Net, check_keeps, check_pass, lines_of, text_of
+from nets import Net, lines_of
 from toponas_fx.passes import (
     DEFAULT_PASSES,
     BatchKernels,
@@ -15,6 +15,8 @@ from toponas_fx.passes import (
     NormalizeKernels,
     ShareModules,
 )
+from toponas_fx.testing import check_keeps, check_pass
+from toponas_fx.testing.rewrites import text_of
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels())

@@ -8,10 +8,11 @@ from torch import nn
 
 import toponas_fx
 from benchmarks.steps import CallCounter
-from check_pass import Edge, Net, check_keeps, check_pass, lines_of, prepare
+from nets import Edge, Net, lines_of, prepare
 from toponas_fx import ops
 from toponas_fx.costs import saved_bytes
 from toponas_fx.passes import Deduplicate, DetectMixedOps, FoldWeights
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(),)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import EXACT, Edge, Net, check_pass, lines_of, prepare
+from nets import Edge, Net, lines_of, prepare
 from supernets.nasbench201 import NASBench201Supernet
 from toponas_fx.passes import (
     DEFAULT_PASSES,
@@ -19,6 +19,8 @@ from toponas_fx.passes import (
     LowerForDevice,
 )
 from toponas_fx.stacked_norm import stacked_norm
+from toponas_fx.testing import check_pass
+from toponas_fx.testing.differences import EXACT
 from toponas_fx.topology import build_topology
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))

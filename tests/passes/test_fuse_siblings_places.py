@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import toponas_fx
-from check_pass import lines_of, prepare
 from exactness import assert_runs_like, compile_modes_apart
+from nets import lines_of, prepare
 from sibling_nets import X, assert_same, check_refuses, edge, net, summed
 from toponas_fx.passes import Deduplicate, DetectMixedOps, FoldWeights, FuseSiblings
 

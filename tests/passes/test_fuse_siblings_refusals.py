@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import toponas_fx
-from check_pass import lines_of, prepare
+from nets import lines_of, prepare
 from sibling_nets import X, assert_same, check_refuses, edge, net
 from toponas_fx.passes import DetectMixedOps, DropZeroCandidates, FoldWeights, FuseSiblings
 

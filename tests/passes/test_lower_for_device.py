@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import toponas_fx
-from check_pass import Net, check_keeps, check_pass, lines_of
+from nets import Net, lines_of
 from toponas_fx.passes import LowerForDevice
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -6,23 +6,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import toponas_fx
-from check_pass import (
-    EXACT,
-    UNDONE,
-    Edge,
-    Net,
-    assert_close,
-    check_pass,
-    lines_of,
-    prepare,
-    text_of,
-    undecide,
-    untouched,
-)
+from nets import Edge, Net, assert_close, lines_of, prepare, undecide, untouched
 from toponas_fx.errors import PreconditionError
 from toponas_fx.passes import DetectMixedOps, NormalizeKernels, ShareModules
 from toponas_fx.pipeline import run_passes
 from toponas_fx.sharing import NormalizedKernel
+from toponas_fx.testing import check_pass
+from toponas_fx.testing.differences import EXACT
+from toponas_fx.testing.rewrites import UNDONE, text_of
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(), ShareModules())

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from check_pass import Net, check_keeps, check_pass
+from nets import Net
 from toponas_fx.passes import DetectMixedOps, LowerForDevice, Recompute
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from check_pass import Net, check_pass
+from nets import Net
 from toponas_fx.passes import DetectMixedOps, ShareModules
+from toponas_fx.testing import check_pass
 
 
 @pytest.mark.parametrize("factor", [2.0, -2.0])

@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
-from check_pass import Edge, check_keeps, check_pass, text_of
+from nets import Edge
 from toponas_fx.passes import Deduplicate, DetectMixedOps, SharePrefixes
+from toponas_fx.testing import check_keeps, check_pass
+from toponas_fx.testing.rewrites import text_of
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 FIRST = (DetectMixedOps(), Deduplicate())

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from check_pass import Net, check_pass
+from nets import Net
 from toponas_fx.passes import DetectMixedOps, FloatModules, ShareModules, SharePrefixes
+from toponas_fx.testing import check_pass
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 COUNTED = "something else reads what a norm counts"
@@ -24,16 +25,15 @@ def mixed_with_a_read(self, x):
     return (a + self.alphas[1] * self.b(x)) * scale
 
 
-def shared(pass_, forward, a, b):
+def shared(pass_, forward, a, b, changes=True):
     net = Net(forward, alphas=nn.Parameter(torch.tensor([0.3, 0.7])), a=a, b=b)
-    _, record = check_pass(pass_, net, X, prerequisites=(DetectMixedOps(),))
+    _, record = check_pass(pass_, net, X, prerequisites=(DetectMixedOps(),), changes=changes)
     return record
 
 
 def test_norms_whose_statistics_forward_reads_are_not_shared():
-    assert shared(ShareModules(), mixed, candidate(1), candidate(3)).changes
-    record = shared(ShareModules(), mixed_with_a_read, candidate(1), candidate(3))
-    assert not record.changes
+    shared(ShareModules(), mixed, candidate(1), candidate(3))
+    record = shared(ShareModules(), mixed_with_a_read, candidate(1), candidate(3), changes=False)
     assert COUNTED in [refusal.sentence for refusal in record.refusals]
 
 
@@ -41,8 +41,8 @@ def test_stages_whose_statistics_forward_reads_do_not_float():
     def deep():
         return nn.Sequential(*candidate(3), nn.ReLU(), *candidate(1))
 
-    assert shared(FloatModules("first"), mixed, candidate(1), deep()).changes
-    record = shared(FloatModules("first"), mixed_with_a_read, candidate(1), deep())
+    shared(FloatModules("first"), mixed, candidate(1), deep())
+    record = shared(FloatModules("first"), mixed_with_a_read, candidate(1), deep(), changes=False)
     assert COUNTED in [refusal.sentence for refusal in record.refusals]
 
 
@@ -56,8 +56,8 @@ def test_starts_whose_input_is_written_between_are_not_shared():
     def start(end):
         return nn.Sequential(nn.Conv2d(4, 4, 1), end)
 
-    assert shared(SharePrefixes(), mixed, start(nn.ReLU()), start(nn.Tanh())).changes
-    record = shared(SharePrefixes(), forward, start(nn.ReLU()), start(nn.Tanh()))
+    shared(SharePrefixes(), mixed, start(nn.ReLU()), start(nn.Tanh()))
+    record = shared(SharePrefixes(), forward, start(nn.ReLU()), start(nn.Tanh()), changes=False)
     assert "what a module reads is written in place before" in str(record.refusals)
 
 
@@ -69,6 +69,6 @@ def test_ends_whose_input_is_written_before_the_sum_are_not_shared():
         return self.alphas[0] * a + self.alphas[1] * b
 
     end = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
-    assert shared(ShareModules(), mixed, nn.ReLU(), end).changes
-    record = shared(ShareModules(), forward, nn.ReLU(), end)
+    shared(ShareModules(), mixed, nn.ReLU(), end)
+    record = shared(ShareModules(), forward, nn.ReLU(), end, changes=False)
     assert "what a module reads is written in place before" in str(record.refusals)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from check_pass import Net, check_keeps, check_pass, lines_of
+from nets import Net, lines_of
 from toponas_fx.passes import DetectMixedOps, UnstackSums
+from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 OPS = (torch.relu, torch.tanh, torch.sigmoid)
