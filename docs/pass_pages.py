@@ -24,7 +24,8 @@ def index(classes: Sequence[type[Pass]]) -> str:
     return f"""The passes
 ==========
 
-They run in this order; ``Repeat`` means in turn until none finds anything more.
+They run in this order, which is that of their :class:`stages <toponas_fx.pass_contract.Stage>`; ``Repeat`` means in
+turn until none finds anything more. :doc:`/writing_a_pass` takes one of your own from nothing to tested.
 
 .. literalinclude:: ../../passes/__init__.py
    :start-at: DEFAULT_PASSES: tuple
@@ -55,7 +56,8 @@ def page(class_: type[Pass], place: str) -> str:
     return f"""{class_.name}
 {"=" * len(class_.name)}
 
-*Promise*: {class_.semantics.name.lower()}, {class_.semantics.value}. *Place*: {place}.
+*Promise*: {class_.semantics.name.lower()}, {class_.semantics.value}. *Stage*: {class_.stage.name.lower()}. *Place*:
+{place}.
 
 .. automodule:: {module}
 
