@@ -148,11 +148,11 @@ def _alike_ends(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]
 
 def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node, weight: Any) -> str | None:
     if list(call.users) != [mixture.node]:
-        return "something besides the mixture reads a candidate's result"
+        return "something besides the mixed operation reads a candidate's result"
     if not isinstance(weight, fx.Node):
         return "a candidate has a constant weight"
     if is_negated(weight):
-        return "a candidate is subtracted: at its vertex the sum is minus what it computes"
+        return "a candidate is subtracted: at its one-hot architecture the sum is minus what it computes"
     return calls.why_not(call) or calls.why_not_moved(call, mixture.node)
 
 

@@ -48,7 +48,7 @@ def test_supernets_of_the_field_pass(name: str) -> None:
     assert (verdict.dtype, verdict.reason, verdict.notes) == ("float64", "", ())
     assert {check.mode for check in verdict.checks} == {"exact", "share"}
     assert max(check.error for check in verdict.checks) < 1e-11
-    at_vertices = [c for c in verdict.checks if c.mode == "share" and c.at.startswith("vertex")]
+    at_vertices = [c for c in verdict.checks if c.mode == "share" and c.at.startswith("one-hot architecture")]
     assert {(c.what, c.training) for c in at_vertices} == {
         (what, training) for what in ("outputs", "gradients") for training in (True, False)
     }
@@ -148,7 +148,7 @@ def test_weights_that_are_never_one_hot_are_named() -> None:
     verdict = toponas_fx.check(Annealed(), X)
     assert verdict.passed
     assert not verdict.vertices.is_complete
-    assert verdict.sentence == "PASS, but incomplete: 2 of 2 mixtures could not be put at one-hot weights"
+    assert verdict.sentence == "PASS, but incomplete: 2 of 2 mixed operations could not be put at one-hot weights"
     assert "    edges.0: no value of its tensors makes its weights one-hot" in str(verdict).splitlines()
     assert not verdict.as_dict()["complete"]
 

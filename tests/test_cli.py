@@ -40,8 +40,8 @@ def test_the_command_in_a_process_of_its_own() -> None:
 def test_the_command_writes_report_checks_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "check_models:Names.ready", "--input", "2,4,6,6"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Supernet, mode share: 2 mixtures, 8 candidates"
-    assert "vertices: 2 of 2 mixtures were put at each of their candidates, in 8 rounds" in lines
+    assert lines[0] == "Supernet, mode share: 2 edges, 8 candidate operations"
+    assert "one-hot architectures: 2 of 2 mixed operations were put at each candidate, in 8 rounds" in lines
     assert lines[-1] == "verdict: PASS: Supernet, simplified, computes what it did"
 
 
@@ -104,7 +104,7 @@ def test_wrong_usage_is_two(arguments: list[str], capsys: pytest.CaptureFixture[
 def test_usage_version_and_wrong_usage_are_told_without_torch() -> None:
     """To import torch takes seconds."""
     asked = [["--help"], ["check", "--help"], ["--version"], ["check"], ["check", "m:f", "--input", "3x3"]]
-    asked += [["check", "m"], ["check", "m:f", "--args", "1 +"]]
+    asked += [["check", "m"], ["check", "m:f", "--args", "1 +"], ["inspect", "--help"], ["bench", "--help"], ["bench"]]
     code = f"""
 import contextlib, os, sys
 from toponas_fx.cli import main
@@ -119,7 +119,7 @@ print(codes, "torch" in sys.modules)
 """
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
-    assert found.stdout == "[0, 0, 0, 2, 2, 2, 2] False\n"
+    assert found.stdout == "[0, 0, 0, 2, 2, 2, 2, 0, 0, 2] False\n"
 
 
 def test_help_has_an_example_of_each_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from toponas_fx.costs import Costs
 from toponas_fx.pass_contract import Semantics
 from toponas_fx.passes import DetectMixedOps
 from toponas_fx.pipeline import Change, PassRecord
-from toponas_fx.report import Report, build_report
+from toponas_fx.report import Report
+from toponas_fx.report_building import build_report
 from toponas_fx.topology import build_topology
 
 C = 4
@@ -97,25 +98,25 @@ def test_changes_stand_in_the_order_of_the_passes_and_once():
     assert report_on(Chain(), records).mixtures[0].candidates[1].changes == ("first: again", "second: norm")
 
 
-def test_text():
+def test_details():
     records = [
         record("share-modules", [Change("norms shared", ("edges_1_ops_1_1",))], semantics=Semantics.SHARES),
         record("merge-kernels", refusals=[Change("costs more", ("edges_1_ops_2_0",)), Change("too odd", ("x",))]),
     ]
-    assert str(report_on(Chain(), records, notes=["mind the gap"])).splitlines() == [
-        "Chain, mode share: 2 mixtures, 8 candidates",
+    assert report_on(Chain(), records, notes=["mind the gap"]).details().splitlines() == [
+        "Chain, mode share: 2 edges, 8 candidate operations",
         "",
         "edges.0.ops, from x : f32[2,4,8,8]",
-        "  alphas[0][0]  identity",
-        "  alphas[0][1]  Conv2d 1x1, BatchNorm2d",
-        "  alphas[0][2]  Conv2d 3x3, BatchNorm2d",
+        "  alphas[0][0]  skip_connect: identity",
+        "  alphas[0][1]  nor_conv_1x1: Conv2d 1x1, BatchNorm2d",
+        "  alphas[0][2]  nor_conv_3x3: Conv2d 3x3, BatchNorm2d",
         "  alphas[0][3]  Tanh",
         "",
         "edges.1.ops, from mixed_sum_1 : f32[2,4,8,8]",
-        "  alphas[1][0]  identity",
-        "  alphas[1][1]  Conv2d 1x1, BatchNorm2d",
+        "  alphas[1][0]  skip_connect: identity",
+        "  alphas[1][1]  nor_conv_1x1: Conv2d 1x1, BatchNorm2d",
         "                  share-modules: norms shared",
-        "  alphas[1][2]  Conv2d 3x3, BatchNorm2d",
+        "  alphas[1][2]  nor_conv_3x3: Conv2d 3x3, BatchNorm2d",
         "                  merge-kernels refused: costs more",
         "  alphas[1][3]  Tanh",
         "",
@@ -135,16 +136,22 @@ def test_text():
     ]
 
 
-def test_text_of_costs_that_were_not_measured():
+def test_what_several_candidates_share_is_written_once():
+    shared = Change("norms shared", ("edges_0_ops_1_1", "edges_0_ops_2_1"))
+    lines = report_on(Chain(1), [record("share-modules", [shared])]).details().splitlines()
+    assert [line for line in lines if "norms shared" in line] == ["  candidates 2, 3: share-modules: norms shared"]
+
+
+def test_details_of_costs_that_were_not_measured():
     unknown = dataclasses.replace(AFTER, flops=None, saved_bytes=5)
-    text = str(report_on(Chain(), after=unknown))
+    text = report_on(Chain(), after=unknown).details()
     assert "FLOPs" not in text
     assert "bytes" not in text
 
 
 def test_mixtures_that_differ_in_names_only_are_written_once():
     changes = [Change(f"`edges.{i}.ops.1.1` stays", (f"edges_{i}_ops_1_1",)) for i in range(6)]
-    lines = str(report_on(Chain(6), [record("share-modules", changes)])).splitlines()
+    lines = report_on(Chain(6), [record("share-modules", changes)]).details().splitlines()
     title = "edges.0.ops, from x : f32[2,4,8,8], x6: also edges.1.ops, edges.2.ops, edges.3.ops, 2 more"
     assert lines[2] == title
     assert [line for line in lines if "stays" in line] == ["                  share-modules: `edges.0.ops.1.1` stays"]
@@ -153,7 +160,7 @@ def test_mixtures_that_differ_in_names_only_are_written_once():
 @pytest.mark.parametrize("kind", ["changes", "refusals"])
 def test_mixtures_that_fared_differently_are_written_apart(kind):
     other = record("share-modules", **{kind: [Change("not here", ("edges_2_ops_3",))]})
-    titles = [line for line in str(report_on(Chain(6), [other])).splitlines() if ", from " in line]
+    titles = [line for line in report_on(Chain(6), [other]).details().splitlines() if ", from " in line]
     assert [title.split(",")[0] for title in titles] == ["edges.0.ops", "edges.2.ops"]
     assert titles[0].endswith("x5: also edges.1.ops, edges.3.ops, edges.4.ops, 1 more")
     assert titles[1].endswith("f32[2,4,8,8]")
@@ -161,7 +168,7 @@ def test_mixtures_that_fared_differently_are_written_apart(kind):
 
 def test_refusals_elsewhere_are_shortened():
     refusals = [Change(f"`{i}` is odd", ("x",)) for i in range(9)] + [Change(f"reason {i}", ("x",)) for i in range(4)]
-    lines = str(report_on(Chain(), [record("any", refusals=refusals)])).splitlines()
+    lines = report_on(Chain(), [record("any", refusals=refusals)]).details().splitlines()
     assert [line.strip() for line in lines if "elsewhere" in line] == [
         "refused elsewhere: `0` is odd (x9)",
         "refused elsewhere: reason 0",
@@ -172,10 +179,10 @@ def test_refusals_elsewhere_are_shortened():
 
 def test_model_without_mixtures():
     report = report_on(nn.Sequential(nn.Conv2d(C, C, 1)), notes=["as written"])
-    text = str(report)
-    assert "no mixture found: nothing to simplify" in text
+    text = report.details()
+    assert "no mixed operation found: nothing to simplify" in text
     assert text.endswith("note: as written")
-    assert "nothing to simplify" not in str(report_on(Chain()))
+    assert "nothing to simplify" not in report_on(Chain()).details()
 
 
 def test_dict_survives_json():
@@ -188,11 +195,12 @@ def test_dict_survives_json():
         "weight": "alphas[0][1]",
         "changes": ["share-modules: norms shared"],
         "refusals": [],
+        "name": "nor_conv_1x1",
     }
     assert plain["records"][0]["semantics"] == "SHARES"
     assert plain["records"][0]["changes"] == [{"sentence": "norms shared", "origins": ["edges_0_ops_1_1"]}]
     assert plain["before"] == dataclasses.asdict(BEFORE)
-    assert set(plain) == {field.name for field in dataclasses.fields(Report)}
+    assert set(plain) == {"kinds", *(field.name for field in dataclasses.fields(Report))}
 
 
 def test_report_of_a_whole_simplification():
@@ -223,4 +231,4 @@ def test_refusal_of_a_whole_simplification():
     refused = [part.label for part in mixture.candidates if part.refusals]
     assert refused == ["AvgPool2d 3x3, BatchNorm2d", "MaxPool2d 3x3, BatchNorm2d"]
     assert all(text.startswith("share-modules refused: ") for text in mixture.candidates[1].refusals)
-    assert "refused elsewhere" not in str(report)
+    assert "refused elsewhere" not in report.details()

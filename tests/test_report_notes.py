@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from test_report import Chain, conv_bn, detected, image
-from toponas_fx.report import unused_notes
+from toponas_fx.report_building import unused_notes
 
 
 def entered_by(model):
@@ -25,8 +25,8 @@ def test_nothing_to_note():
 
 def test_weights_shorter_than_the_candidates():
     assert notes_on(Chain(2, 3), lambda: Chain(2, 3)) == [
-        "`edges.0.ops.3` never runs: no term of a mixture uses it",
-        "`edges.1.ops.3` never runs: no term of a mixture uses it",
+        "`edges.0.ops.3` never runs: no mixed operation uses it",
+        "`edges.1.ops.3` never runs: no mixed operation uses it",
     ]
 
 
@@ -86,4 +86,4 @@ class Nested(nn.Module):
 
 
 def test_only_the_topmost_idle_module_is_named():
-    assert notes_on(Nested()) == ["`stages.idle` never runs: no term of a mixture uses it"]
+    assert notes_on(Nested()) == ["`stages.idle` never runs: no mixed operation uses it"]

@@ -44,7 +44,7 @@ def simplified(model: Any, **options: Any) -> Any:
     if model.as_written is None:
         assert not fast._toponas.as_written
         texts = [str(warning.message) for warning in caught]
-        assert all("no mixture was found" in text for text in texts) or not model.expected.mixtures, texts
+        assert all("no mixed operation was found" in text for text in texts) or not model.expected.mixtures, texts
         assert len(texts) <= 1, texts
     for reason in fast._toponas.as_written.values():
         assert model.as_written in reason

@@ -49,6 +49,7 @@ def test_attributes_of_a_candidate():
             "mixture": 0,
             "position": 2,
             "weight": "softmax[1][2]",
+            "name": "nor_conv_1x1",
             "ops": ("ReLU", "Conv2d 1x1", "BatchNorm2d"),
             "nodes": names,
             "modules": tuple(f"edges.2<-0.ops.2.{i}" for i in range(3)),

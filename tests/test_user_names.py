@@ -91,7 +91,7 @@ def test_an_inspection_has_what_is_hidden(name: str, how: str, capsys: pytest.Ca
     assert isinstance(view, fx.GraphModule)
     assert toponas_fx.inspection(view) is view
     assert f"`{name}`" in view.report.notes[-1]
-    assert "merge-kernels" in str(view.report)
+    assert "merge-kernels" in view.report.details()
     assert view.topology().number_of_edges() > 0
     assert torch.allclose(view.reference(image()), fast(image()), rtol=0, atol=1e-10)
     assert "def forward" in view.code

@@ -23,7 +23,7 @@ from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
 from toponas_fx.precision import Subject, copied, default_dtype, describe, subject_of, tolerance_of
 from toponas_fx.report import Report
 from toponas_fx.simplify import explain, simplify
-from toponas_fx.verdict import Check, Verdict, VertexCoverage
+from toponas_fx.verdict import ONE_HOT, Check, Verdict, VertexCoverage
 from toponas_fx.vertices import Vertices
 
 OWN, CHANGED = "its own weights", "other weights"
@@ -77,7 +77,7 @@ def check(
             tell("compare")
             session.compare_everywhere()
             for number in session.visit():
-                tell(f"vertex {number} of {session.rounds}")
+                tell(f"one-hot architecture {number} of {session.rounds}")
         tell("measure")
         report = explain(copied(model), inputs.args, example_kwargs=inputs.kwargs) if "share" in session.fasts else None
     return session.verdict(type(model).__name__, report)
@@ -150,8 +150,8 @@ class _Session:
             yield number
             self.missed.update(dict.fromkeys(missed))
             if number == 1 and not missed and "exact" in self.fasts:
-                self._compare_with_original("exact", f"vertex {number}")
-            self._compare_with_reference(f"vertex {number}", is_vertex=not missed)
+                self._compare_with_original("exact", f"{ONE_HOT} {number}")
+            self._compare_with_reference(f"{ONE_HOT} {number}", is_vertex=not missed)
 
     def _compare_at(self, at: str) -> None:
         for mode, fast in self.fasts.items():
@@ -249,7 +249,7 @@ class _Session:
         missed = dict(self.missed)
         for state in states:
             if len(state.reached) < state.size and not any(line.startswith(f"{state.name}: ") for line in missed):
-                reason = state.reason or f"{len(state.reached)} of {state.size} candidates were alone at some vertex"
+                reason = state.reason or f"{len(state.reached)} of {state.size} candidates were alone at some {ONE_HOT}"
                 missed[f"{state.name}: {reason}"] = None
         matters = "share" in self.fasts and _shares(self.fasts["share"])
         inputs = [leaf for leaf in pytree.tree_leaves(self.subject.inputs) if isinstance(leaf, Tensor)]

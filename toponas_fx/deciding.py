@@ -16,6 +16,7 @@ from typing import Any
 import networkx as nx
 from torch import fx, nn
 
+from toponas_fx.algebra import ARITHMETIC, edges_of, with_results
 from toponas_fx.capture import Capture
 from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.costs import Costs, graph_costs
@@ -24,9 +25,9 @@ from toponas_fx.kernels import watch_layers
 from toponas_fx.mixtures import mixtures
 from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.pipeline import Observer, PassRecord
+from toponas_fx.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.program import Call
-from toponas_fx.report import build_report, unused_notes
+from toponas_fx.report_building import build_report, unused_notes
 from toponas_fx.sharing import Sharing
 from toponas_fx.state import State
 from toponas_fx.topology import build_topology
@@ -49,14 +50,30 @@ def deciding(sharing: Sharing, call: Call) -> Iterator[None]:
 
 
 def detection(fast: Any, state: State, captured: Capture) -> Observer:
-    """Return what keeps the mixtures as the user wrote them, before anything is dropped or shared."""
+    """Return what keeps the mixtures as the user wrote them, before anything is dropped or shared, and as they became.
+
+    Their algebra is read where the passes begin that compute the same by other arithmetic.
+    """
+    ends = set(map(id, [*_ends_of_algebra(state.passes)][-2:]))  # the last may fail and be left out
 
     def keep_detected(pass_: Pass, gm: fx.GraphModule) -> None:
         if isinstance(pass_, DetectMixedOps):
             state.topology = build_topology(gm)
+            state.edges = edges_of(gm, state.topology)
             state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
+        if id(pass_) in ends:
+            state.edges = with_results(gm, state.edges)
 
     return keep_detected
+
+
+def _ends_of_algebra(passes: Passes) -> Iterator[Pass]:
+    """Yield the last pass of each entry before those of ``ARITHMETIC``."""
+    for entry in passes:
+        *_, last = flatten([entry])
+        if last.name in ARITHMETIC:
+            return
+        yield last
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ class LateDecision:
             warnings.warn(f"{name} {notes[-1]}", stacklevel=2)
         found = state.topology or nx.MultiDiGraph()
         after = graph_costs(at_work(self.fast, graph))
-        state.report = build_report(name, state.mode, found, records, self.costs, after, notes)
+        state.report = build_report(name, state.mode, found, records, self.costs, after, notes, state.edges)
         state.unmeasured = None
 
     def _parameters_that_left(self) -> list[str]:

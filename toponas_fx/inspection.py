@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
@@ -151,7 +152,19 @@ class Inspection(fx.GraphModule):
         self._program.compile()
         return graph.python_code("self")
 
-    print_readable = _Method(fx.GraphModule.print_readable)
+    @_Method
+    def print_readable(self, print_output: bool = True, *args: Any, **kwargs: Any) -> str:
+        """Print the code, each part below the line of the user's that it stems from."""
+        for node in self.graph.nodes:
+            file, _, line = str(node.meta.get("where", "")).rpartition(":")
+            if file and "stack_trace" not in node.meta:
+                code = linecache.getline(file, int(line)).strip()
+                node.meta["stack_trace"] = f'File "{file}", line {line}, in forward\n{code}'
+        text: str = fx.GraphModule.print_readable(self, False, *args, **kwargs)
+        text = text.replace("No stacktrace found for following nodes", "Of no line of forward's: made by passes")
+        if print_output:
+            print(text)
+        return text
 
     @property
     def _program(self) -> Program:

@@ -12,6 +12,7 @@ from torch import nn
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.quiet import in_mode, no_trace
 from toponas_fx.costs import Costs, flops, saved_bytes
+from toponas_fx.progress import progress, step
 from toponas_fx.report import Report
 from toponas_fx.state import State
 
@@ -27,8 +28,9 @@ def measured_report(fast: nn.Module, state: State, inputs: Inputs) -> Report:
     report: Report = state.report
     as_written = MethodType(state.user_forward, fast)
     try:
-        with in_mode(fast, training=True):
+        with progress(f"measuring {state.user_class.__name__}"), in_mode(fast, training=True):
             before = _measured(report.before, as_written, fast, inputs)
+            step("the simplified model")
             after = _measured(report.after, fast, fast, inputs)
     except Exception as error:  # forward's own: the model was changed since, and a report is no place to learn of it
         note = f"not measured: forward fails on the example inputs now ({type(error).__name__}: {error})"

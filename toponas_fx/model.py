@@ -93,9 +93,14 @@ class SimplifiedModule(fx.GraphModule):
         found: fx.graph.PythonCode = inspection(self).recompile()
         return found
 
+    def print_readable(self, *args: Any, **kwargs: Any) -> str:
+        """Print the code, each part below the line of the user's that it stems from."""
+        text: str = inspection(self).print_readable(*args, **kwargs)
+        return text
+
     def __str__(self) -> str:
-        """Show the modules and the code, as every GraphModule does."""
-        return fx.GraphModule.__str__(inspection(self))
+        """Say what is shared and where the report is, then show modules and code as every GraphModule does."""
+        return f"{_headline(self)}\n{fx.GraphModule.__str__(inspection(self))}"
 
     # -- checkpoints, copies -----------------------------------------------------------------------------------------
 
@@ -197,3 +202,11 @@ def _removed_of(root: nn.Module, state: State) -> dict[str, Tensor]:
         owner, _, name = path.rpartition(".")
         found[path] = vars(root.get_submodule(owner))[name]
     return found
+
+
+def _headline(fast: SimplifiedModule) -> str:
+    state = fast._toponas
+    ties = list(fast._toponas_ties().items())
+    shared = f"; {len(ties)} modules are tied to others, `{ties[0][0]}` to `{ties[0][1]}`" if ties else ""
+    report = "toponas_fx.inspection(model).report" if "report" in fast._toponas_taken else "model.report"
+    return f"# {state.user_class.__name__}, simplified in mode {state.mode}{shared}; print({report}) says what was done"

@@ -84,7 +84,7 @@ def run_passes(gm: fx.GraphModule, passes: Passes, observe: Observer | None = No
 def _run_all(gm: fx.GraphModule, passes: Passes, observe: Observer | None) -> list[PassRecord]:
     interface = Interface.of(gm.graph)
     verify(gm, interface)
-    flat = list(_flatten(passes))
+    flat = list(flatten(passes))
     costs = graph_costs(gm)
     records = {id(pass_): PassRecord(pass_.name, pass_.semantics, costs, costs) for pass_ in flat}
     done: list[str] = []
@@ -113,7 +113,8 @@ def _run_all(gm: fx.GraphModule, passes: Passes, observe: Observer | None) -> li
     return [records[id(pass_)] for pass_ in flat]
 
 
-def _flatten(passes: Passes) -> Iterator[Pass]:
+def flatten(passes: Passes) -> Iterator[Pass]:
+    """Yield passes in order, those that repeat once."""
     for entry in passes:
         yield from entry.passes if isinstance(entry, Repeat) else (entry,)
 

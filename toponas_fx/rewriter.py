@@ -86,6 +86,7 @@ class Rewriter:
         for key in ("storage", "order"):  # views of the old value are views of the new one now
             if key in old.meta:
                 new.meta.setdefault(key, old.meta[key])
+        new.meta["stands_for"] = (*new.meta.get("stands_for", ()), old.name, *old.meta.get("stands_for", ()))
         old.replace_all_uses_with(new)
         self.erase(old)
         self._replaced[old] = new

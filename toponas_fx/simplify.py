@@ -32,7 +32,8 @@ from toponas_fx.program import Call
 from toponas_fx.progress import progress
 from toponas_fx.recording import record
 from toponas_fx.refusals import refuse
-from toponas_fx.report import Report, build_report
+from toponas_fx.report import Report
+from toponas_fx.report_building import build_report
 from toponas_fx.sampling import check_steady
 from toponas_fx.tree import copy_tree
 from toponas_fx.tuning import tune as measure_alternatives
@@ -115,8 +116,7 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
     fast._toponas.example = pytree.tree_map_only(Tensor, _without_memory, inputs)
     training = {module: module.training for module in fast.modules()}
     before = after = Costs(0, 0, 0, 0, 0, 0)
-    records: list[PassRecord] = []
-    notes: list[str] = []
+    records, in_evaluation, notes = list[PassRecord](), list[PassRecord](), list[str]()
     try:
         fast.train()
         with collector_off():
@@ -133,7 +133,7 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
             fast.eval()
             if all(program.fixed[2] for program in fast._toponas.programs):
                 with collector_off():
-                    _compile_first(fast, inputs, inferred)
+                    in_evaluation = _compile_first(fast, inputs, inferred)[1]
             fast.train()
         else:
             raw, after = None, before
@@ -152,9 +152,9 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
         for module in fast.modules():
             module.training = training.get(module, fast.training)
     fast._toponas.tree(fast)
-    fast._toponas.report = build_report(
-        type(model).__name__, mode, fast._toponas.topology or nx.MultiDiGraph(), records, before, after, notes
-    )
+    state, name = fast._toponas, type(model).__name__
+    found = state.topology or nx.MultiDiGraph()
+    state.report = build_report(name, mode, found, records, before, after, notes, state.edges, in_evaluation or None)
     return fast
 
 

@@ -43,6 +43,7 @@ class State:
         report: the report.
         unmeasured: the example inputs, until the report has been measured with them.
         topology: the topology found in the training capture.
+        edges: its edges, with their algebra before and after.
         notes: what that capture found unused.
         left_out: what failed and was left out before there was a report.
         example: the example inputs, without their memory.
@@ -70,6 +71,7 @@ class State:
     report: Any = None
     unmeasured: Inputs | None = None
     topology: Any = None
+    edges: tuple[Any, ...] = ()
     notes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     example: Any = None
@@ -84,7 +86,7 @@ class State:
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
         twin.refusals, twin.batch_decides = self.refusals.copy(), set(self.batch_decides)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
-        twin.unmeasured = self.unmeasured
+        twin.edges, twin.unmeasured = self.edges, self.unmeasured
         twin.numbers, twin.held_numbers = dict(self.numbers), set(self.held_numbers)
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True

@@ -15,9 +15,11 @@ import torch
 from torch import fx
 
 from toponas_fx import layouts, ops
+from toponas_fx.candidate_names import candidate_names, is_zero
 from toponas_fx.labels import label_of
 from toponas_fx.lean_pools import scaled_avg_pool2d
 from toponas_fx.mixtures import Mixture, is_mixed_sum, mixtures
+from toponas_fx.module_paths import common_path, is_under, place_of
 from toponas_fx.stacked_norm import stacked_norm
 
 _INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
@@ -36,9 +38,10 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     An edge of ``kind="candidate"`` leads from the value that a candidate reads to its mixed sum: ``mixture`` (the edge
     number within the sum), ``position`` (of the term), ``nodes`` (the fx nodes between, in order, the term last),
     ``ops`` (a label for each of them; ``("identity",)`` for the value itself, ``("zero",)`` for a term that is always
-    zero), ``modules`` (paths of the modules called), ``weight`` (a short text), ``origins`` (the captured nodes that
-    it was made from). An edge of ``kind="plain"`` connects a value with one that is computed from it otherwise;
-    ``between`` is the number of fx nodes in between.
+    zero), ``name`` (in the field's words, ``sep_conv_3x3``, or the user's own), ``modules`` (paths of the modules
+    called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from). An edge of
+    ``kind="plain"`` connects a value with one that is computed from it otherwise;
+    ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows, counts them.
     """
     found = list(mixtures(gm.graph))
     flow = _Flow(gm.graph, found)
@@ -46,12 +49,17 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     graph = nx.MultiDiGraph()
     for mixture, source in zip(found, sources, strict=True):
         _add_value(graph, gm, mixture.node)
-        for position, term, weight in zip(mixture.positions, mixture.terms, mixture.weights, strict=True):
+        chains = [flow.between(source, term) for term in mixture.terms]
+        names = candidate_names(gm, mixture, chains)
+        parts = zip(mixture.positions, mixture.terms, mixture.weights, chains, names, strict=True)
+        for position, term, weight, chain, name in parts:
             text = _weight_text(_folded_weight(term) or weight)
-            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text}
+            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text, "name": name}
             start = _add_value(graph, gm, source)
-            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, flow.between(source, term)))
+            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
+    candidates = sum(len(mixture.positions) for mixture in found)
+    graph.graph["name"] = f"{len(found)} mixed operations of {candidates} terms"
     return graph
 
 
@@ -148,10 +156,10 @@ def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
     scopes = {scope for mixture, source in pairs for scope in _candidate_scopes(flow, mixture, source)}
     sources: list[Any] = []
     for mixture, source in pairs:
-        outer = [scope for scope in scopes if not _is_under(_home(mixture), scope)]
+        outer = [scope for scope in scopes if not is_under(_home(mixture), scope)]
 
         def is_part(value: fx.Node, outer: list[str] = outer) -> bool:
-            return any(_is_under(_place(value), scope) for scope in outer)
+            return any(is_under(place_of(value), scope) for scope in outer)
 
         sources.append(flow.climb(source, is_part))
     return sources
@@ -174,39 +182,20 @@ def _candidate_scopes(flow: _Flow, mixture: Mixture, source: Any) -> list[str]:
     """Return, for each candidate with nodes of its own, the innermost module that they all run in or are."""
     chains = {term: flow.between(source, term) for term in mixture.terms if term in flow.data}
     counts = Counter(node for chain in chains.values() for node in chain)
-    owned = [[_place(node) for node in chain if counts[node] == 1] for chain in chains.values()]
+    owned = [[place_of(node) for node in chain if counts[node] == 1] for chain in chains.values()]
     scopes = [common_path(places) for places in owned if places]
-    inside = [scope for scope in scopes if scope != _home(mixture) and _is_under(scope, _home(mixture))]
-    return [s for s in inside if sum(_is_under(s, other) or _is_under(other, s) for other in scopes) == 1]
+    inside = [scope for scope in scopes if scope != _home(mixture) and is_under(scope, _home(mixture))]
+    return [s for s in inside if sum(is_under(s, other) or is_under(other, s) for other in scopes) == 1]
 
 
 def _home(mixture: Mixture) -> str:
     return str(mixture.node.meta.get("scope", ""))
 
 
-def _place(node: fx.Node) -> str:
-    """Return the path of the module that a node is, or runs in."""
-    return str(node.target if node.op == "call_module" else node.meta.get("scope", ""))
-
-
 def _branch(node: fx.Node, home: str) -> str:
     """Return the first name below ``home`` on the way to where a node runs; empty where it runs elsewhere."""
-    place = _place(node)
-    return place[len(home) :].lstrip(".").split(".")[0] if _is_under(place, home) else ""
-
-
-def _is_under(path: str, root: str) -> bool:
-    return not root or path == root or path.startswith(root + ".")
-
-
-def common_path(paths: Iterable[str]) -> str:
-    """Return the innermost module path that leads to all of the paths; empty for the root."""
-    common: list[str] = []
-    for level in zip(*(path.split(".") for path in paths), strict=False):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    return ".".join(common)
+    place = place_of(node)
+    return place[len(home) :].lstrip(".").split(".")[0] if is_under(place, home) else ""
 
 
 def _add_value(graph: nx.MultiDiGraph, gm: fx.GraphModule, value: Any) -> str:
@@ -223,7 +212,7 @@ def _candidate(gm: fx.GraphModule, term: Any, chain: list[fx.Node]) -> dict[str,
     )
     origins = dict.fromkeys(name for node in chain for name in node.meta.get("origin", (node.name,)))
     return {
-        "ops": ("zero",) if _is_zero(term) else labels,
+        "ops": ("zero",) if is_zero(term) else labels,
         "nodes": tuple(node.name for node in chain),
         "modules": tuple(str(node.target) for node in chain if node.op == "call_module"),
         "origins": tuple(origins),
@@ -253,18 +242,6 @@ def _folded_weight(term: Any) -> Any:
     if target is operator.getitem and term.args[0].target is stacked_norm:
         return term.args[0].args[2][term.args[1]]
     return term.args[1] if target is scaled_avg_pool2d else None
-
-
-def _is_zero(term: Any) -> bool:
-    """Tell whether a term is zero whatever its inputs."""
-    if not isinstance(term, fx.Node):
-        return bool(term == 0)
-    if term.target is operator.mul:
-        return any(isinstance(factor, int | float) and factor == 0 for factor in term.args)
-    if term.target is torch.cat:
-        parts: Any = term.args[0]
-        return all(_is_zero(part) for part in parts)
-    return term.target in (torch.zeros, torch.zeros_like, "new_zeros")
 
 
 def _weight_text(weight: Any) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
@@ -20,7 +19,6 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx.capture import capture
 from toponas_fx.capture.inputs import Inputs
-from toponas_fx.capture.owners import model_tensors
 from toponas_fx.capture.quiet import in_mode, no_trace
 from toponas_fx.compiler import build_program
 from toponas_fx.errors import PassError
@@ -31,6 +29,7 @@ from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import BatchKernels, FuseSiblings, LowerForDevice, MergeKernels
 from toponas_fx.program import Call, Program
 from toponas_fx.recording import Recording
+from toponas_fx.steps import Step
 from toponas_fx.tuning_cache import Tuned, device_name, load_tuned, save_tuned
 
 ROUNDS = 7
@@ -168,35 +167,6 @@ def _device(inputs: Inputs) -> str:
     return device_name(tensors[0].device if tensors else torch.device("cpu"))
 
 
-@dataclass(frozen=True)
-class Step:
-    """One forward and backward pass, which leaves no gradients behind.
-
-    Attributes:
-        text: what is measured.
-        call: the forward pass.
-        owner: the model whose tensors get gradients.
-    """
-
-    text: str
-    call: Callable[[], Any]
-    owner: nn.Module
-
-    def run(self) -> float:
-        """Return how many seconds it takes."""
-        tensors = {id(tensor): tensor for _, tensor in model_tensors(self.owner)}
-        wanted = [tensor for tensor in tensors.values() if tensor.requires_grad and tensor.is_leaf]
-        _wait()
-        start = time.perf_counter()
-        with torch.enable_grad():
-            outputs = [leaf for leaf in pytree.tree_leaves(self.call()) if isinstance(leaf, Tensor)]
-            losses = [(output * output).sum() for output in outputs if output.requires_grad]
-            if losses:
-                torch.autograd.grad(sum(losses), wanted, allow_unused=True)  # type: ignore[arg-type]
-        _wait()
-        return time.perf_counter() - start
-
-
 def _step(text: str, fast: SimplifiedModule, program: Program, inputs: Inputs) -> Step:
     given = program.inputs(Call.of(*inputs, fast.training))
     return Step(text, lambda: program.run(fast, *given), fast)
@@ -213,8 +183,3 @@ def _ratios(step: Step, other: Step) -> list[float]:
         if number == 2 and min(ratios) > LOST:
             break
     return ratios
-
-
-def _wait() -> None:
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()

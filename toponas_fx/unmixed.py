@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-LOOKED_FOR = "no mixture was found, a sum of candidates each times its weight, as in sum(w * op(x) for w, op in ...)"
+LOOKED_FOR = (
+    "no mixed operation was found, a sum of candidates each times its weight, as in sum(w * op(x) for w, op in ...)"
+)
 MODE = (
     "If the search mixes its candidates in another mode, nothing is lost: its first training call is captured and "
     "simplified. Otherwise leave simplify out"

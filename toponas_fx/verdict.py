@@ -9,6 +9,8 @@ from typing import Any
 
 from toponas_fx.report import Report
 
+ONE_HOT = "one-hot architecture"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -49,14 +51,14 @@ class Check:
 
 @dataclass(frozen=True)
 class VertexCoverage:
-    """Which mixtures were put at which one-hot weights.
+    """Which mixed operations were put at which one-hot weights.
 
     Attributes:
-        mixtures: how many mixtures have more than one candidate.
+        mixtures: how many mixed operations have more than one candidate.
         complete: how many of them were put at each of their candidates.
-        rounds: how many vertices of the whole model were visited.
+        rounds: how many one-hot architectures of the whole model were visited.
         matters: False where nothing is shared: the model is then compared at any weights.
-        missed: for the other mixtures a sentence each.
+        missed: for the other mixed operations a sentence each.
     """
 
     mixtures: int
@@ -73,8 +75,8 @@ class VertexCoverage:
     def __str__(self) -> str:
         """Write the numbers."""
         if not self.matters:
-            return "vertices: nothing is shared, so the model was compared at any weights"
-        text = f"vertices: {self.complete} of {self.mixtures} mixtures were put at each of their candidates"
+            return "one-hot architectures: nothing is shared, so the model was compared at any weights"
+        text = f"one-hot architectures: {self.complete} of {self.mixtures} mixed operations were put at each candidate"
         return f"{text}, in {self.rounds} rounds"
 
 
@@ -165,7 +167,7 @@ class Verdict:
         """Yield one line for each kind of comparison, with its largest error."""
         groups: dict[tuple[str, str, str], list[Check]] = {}
         for check in self.checks:
-            kind = "vertices" if check.at.startswith("vertex") else check.at
+            kind = "one-hot weights" if check.at.startswith(ONE_HOT) else check.at
             groups.setdefault((check.mode, check.what, kind), []).append(check)
         yield f"{'mode':<7}{'compared':<11}{'at':<17}{'runs':>5}{'largest error':>15}{'allowed':>9}"
         for (mode, what, kind), checks in groups.items():
@@ -182,8 +184,8 @@ _SHOWN = 5
 def _incomplete(vertices: VertexCoverage) -> str:
     rest = vertices.mixtures - vertices.complete
     if vertices.mixtures == 0:
-        return "modules are shared, but no mixture was found to put at one-hot weights"
-    return f"{rest} of {vertices.mixtures} mixtures could not be put at one-hot weights"
+        return "modules are shared, but no mixed operation was found to put at one-hot weights"
+    return f"{rest} of {vertices.mixtures} mixed operations could not be put at one-hot weights"
 
 
 def _check_dict(check: Check) -> dict[str, Any]:

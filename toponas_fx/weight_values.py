@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
 from toponas_fx.mixtures import Mixture
-from toponas_fx.topology import build_topology, common_path
+from toponas_fx.module_paths import common_path
+from toponas_fx.topology import build_topology
 
 
 class WeightReader(fx.Interpreter):

@@ -5,10 +5,8 @@ On a CUDA device torch's own counter is read, elsewhere the resident size of the
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ import torch
 
 from benchmarks.rows import Row, Size, prepare
 from benchmarks.steps import step_seconds, trained_tensors
+from toponas_fx.steps import CudaPeak, ResidentPeak
 
 STEPS = 2
 
@@ -42,7 +41,7 @@ class Growth:
 
 def growth(row: Row, size: Size) -> Growth:
     """Measure in this process, which is new and has everything imported."""
-    peak = _CudaPeak(size.device) if torch.device(size.device).type == "cuda" else _ResidentPeak()
+    peak = CudaPeak(size.device) if torch.device(size.device).type == "cuda" else ResidentPeak()
     start = peak.read()
     ready = prepare(row, size)
     step_seconds(ready.model, ready.batch, 0)
@@ -70,42 +69,3 @@ def growth_in_subprocess(script: Path, options: Sequence[str]) -> Growth:
 def print_growth(row: Row, size: Size) -> None:
     """Measure in this process and print it for the one that started it."""
     print(json.dumps(asdict(growth(row, size))))
-
-
-class _CudaPeak:
-    """What torch has given out at most on a device."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-
-    def read(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device)
-
-    def reset(self) -> bool:
-        torch.cuda.reset_peak_memory_stats(self.device)
-        return True
-
-
-class _ResidentPeak:
-    """How large this process was at most.
-
-    Linux counts into `getrusage` the process that started this one, as large as it was then; the system's own page on
-    this process does not, and lets the peak be forgotten.
-    """
-
-    def read(self) -> int:
-        try:
-            with open("/proc/self/status", encoding="ascii") as lines:
-                return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-        except (OSError, StopIteration):
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            return peak if sys.platform == "darwin" else 1024 * peak
-
-    def reset(self) -> bool:
-        """Hand freed memory back to the system and let it forget the peak; return whether it could."""
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        except (OSError, AttributeError):
-            return False
-        return True

@@ -255,7 +255,7 @@ def test_keeps_a_candidate_whose_result_something_else_reads():
     net = Net(forward, a=nn.Tanh(), b=nn.Tanh(), c=nn.Tanh(), conv=nn.Conv2d(4, 4, 1))
     net.alphas = nn.Parameter(torch.rand(2))
     reasons = check_keeps(ShareModules(), net, X, prerequisites=(DetectMixedOps(), Deduplicate()))
-    assert reasons == ["something besides the mixture reads a candidate's result"]
+    assert reasons == ["something besides the mixed operation reads a candidate's result"]
 
 
 def test_shares_the_others_where_one_cannot_be():
@@ -267,7 +267,7 @@ def test_shares_the_others_where_one_cannot_be():
     net = Net(forward, a=conv_norm(1), b=conv_norm(3), c=conv_norm(5), alphas=nn.Parameter(torch.rand(3)))
     fast, record = check_pass(ShareModules(), net, X, prerequisites=FIRST)
     assert fast.meta["sharing"].ties == {"c.1": "b.1"}
-    assert "something besides the mixture" not in record.changes[0].sentence
+    assert "something besides the mixed operation" not in record.changes[0].sentence
 
 
 @pytest.mark.parametrize("make", [lambda: nn.ReLU(inplace=True), lambda: nn.Dropout(0.5), nn.RReLU])
