@@ -14,13 +14,13 @@ import toponas_fx
 from collected import IDIOMS
 from equality import double
 from idiom import Idiom
-from random_supernets import RandomSupernet, Spec, specs
 from supernets.darts import DARTSSupernet
 from test_algebra import ALGEBRA, simplified
 from toponas_fx.algebra import Edge
 from toponas_fx.algebra_text import SHORT
 from toponas_fx.mixtures import is_mixed_sum
 from toponas_fx.node_kinds import layer_of
+from toponas_fx.testing import RandomSupernet, random_supernets
 
 COUNTED = {"conv": ("conv",), "dw": ("conv",), "BN": ("norm",), "norm": ("norm",), "GN": ("norm",), "IN": ("norm",)}
 
@@ -88,9 +88,9 @@ def test_lines_name_the_operations_that_are_there(kind: type[Idiom]) -> None:
 
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(specs())
-def test_lines_of_random_supernets(spec: Spec) -> None:
-    agrees_with_the_graph(RandomSupernet(spec), torch.randn(2, 2, 8, 8))
+@given(random_supernets())
+def test_lines_of_random_supernets(model: RandomSupernet) -> None:
+    agrees_with_the_graph(model, torch.randn(2, 2, 8, 8))
 
 
 def test_most_lines_tell_all() -> None:

@@ -14,7 +14,6 @@ import toponas_fx
 from collected import IDIOMS
 from equality import double
 from idiom import Idiom, Zero
-from random_supernets import RandomSupernet, Spec, specs
 from supernets.darts import DARTSSupernet
 from supernets.mobile import MobileSupernet
 from supernets.nasbench201 import EDGES, NASBench201Supernet
@@ -23,6 +22,7 @@ from supernets.pcdarts import PCDARTSSupernet
 from supernets.primitives import FactorizedReduce, primitive
 from topology_cases import C, OneEdge, image
 from toponas_fx.passes import DetectMixedOps, UnstackSums
+from toponas_fx.testing import RandomSupernet, random_supernets
 
 DARTS = (
     *("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect"),
@@ -243,8 +243,8 @@ def test_what_passes_made_is_named_by_what_it_computes() -> None:
 
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(specs())
-def test_random_supernets_are_named(spec: Spec) -> None:
+@given(random_supernets())
+def test_random_supernets_are_named(model: RandomSupernet) -> None:
     for passes in ((UnstackSums(), DetectMixedOps()), None):
-        found = names_of(RandomSupernet(spec), torch.randn(2, 2, 8, 8), passes=passes)
+        found = names_of(model, torch.randn(2, 2, 8, 8), passes=passes)
         assert all(name for names in found for name in names)

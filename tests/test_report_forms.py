@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 import toponas_fx
-from random_supernets import RandomSupernet, Spec, specs
 from test_report import Chain, Pooled, image, report_on
 from test_report_text import whole
 from toponas_fx.report_text import WIDTH
+from toponas_fx.testing import RandomSupernet, random_supernets
 
 
 def test_repr_is_one_line() -> None:
@@ -77,11 +77,11 @@ def test_rich_takes_names_for_no_markup() -> None:
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(specs())
-def test_all_forms_of_random_supernets(spec: Spec) -> None:
+@given(random_supernets())
+def test_all_forms_of_random_supernets(model: RandomSupernet) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = toponas_fx.simplify(RandomSupernet(spec), torch.randn(2, 2, 8, 8)).report
+        report = toponas_fx.simplify(model, torch.randn(2, 2, 8, 8)).report
     for text in (str(report), report.details(), report.to_markdown(), report._repr_html_()):
         assert text.splitlines()[0]
     assert max(map(len, str(report).splitlines())) <= WIDTH
