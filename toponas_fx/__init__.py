@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toponas_fx.check import check
+    from toponas_fx.draw import draw
     from toponas_fx.errors import (
         ArgumentError,
         CaptureError,
@@ -43,6 +44,7 @@ __all__ = [
     "Verdict",
     "VerificationError",
     "check",
+    "draw",
     "explain",
     "inspection",
     "restore",
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "check": "check",
+    "draw": "draw",
     "inspection": "inspection",
     "SimplifiedModule": "model",
     "Report": "report",

@@ -116,16 +116,16 @@ def _find_functions() -> dict[Hashable, _Family]:
 _FAMILY_OF_FUNCTION = _find_functions()
 
 
-def graph_costs(gm: fx.GraphModule) -> Costs:
-    """Count the operations of a graph and the parameters that it reads, without running it.
+def graph_costs(gm: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> Costs:
+    """Count the operations of a graph, or of some of its nodes, and the parameters that it reads, without running it.
 
     A module that is called as one node counts with all the modules it consists of. A list or dict that the graph reads
     counts with all its parameters. ``flops`` and ``saved_bytes`` stay None.
     """
     families: list[_Family] = []
     parameters: dict[int, nn.Parameter] = {}
-    known = remembered.by_target(graph_costs, gm)
-    for node in gm.graph.nodes:
+    known, counted = remembered.by_target(graph_costs, gm), list(gm.graph.nodes if nodes is None else nodes)
+    for node in counted:
         if node.op not in ("call_module", "get_attr"):
             families += _families_of(gm, node)
             continue
@@ -139,7 +139,7 @@ def graph_costs(gm: fx.GraphModule) -> Costs:
         norms=families.count(_NORMS),
         activations=families.count(_ACTIVATIONS),
         poolings=families.count(_POOLINGS),
-        nodes=sum(node.op not in ("placeholder", "output") for node in gm.graph.nodes),
+        nodes=sum(node.op not in ("placeholder", "output") for node in counted),
         parameters=sum(parameter.numel() for parameter in parameters.values()),
     )
 
