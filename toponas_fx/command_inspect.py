@@ -47,7 +47,7 @@ def run_inspect(options: argparse.Namespace) -> int:
         report = toponas_fx.inspection(fast).report
     if options.html is not None:
         try:
-            import_module("toponas_fx.draw").draw(fast, options.html)
+            toponas_fx.draw(fast, options.html)
         except OSError as error:
             raise ArgumentError(f"--html {options.html}: {error.strerror or error}") from error
     if options.json:
