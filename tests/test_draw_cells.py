@@ -77,6 +77,14 @@ def test_a_sum_that_something_else_reads_stays_a_node() -> None:
     assert found.ends[("outer", 0)] == ("joined", "outer")
 
 
+def test_a_weighted_value_that_something_else_reads_stays_a_node() -> None:
+    graph = partial()
+    graph.add_edge("joined", "both", kind="plain")
+    found = drawn_ends(graph, SOURCES, BARE, READS)
+    assert found.ends[("inner", 0)] == ("x", "inner")
+    assert ("outer", 0) not in found.around.values()
+
+
 def test_an_edge_that_does_more_than_weight_stays_an_edge() -> None:
     found = drawn_ends(partial(), SOURCES, [], READS)
     assert set(found.ends) == set(SOURCES)
