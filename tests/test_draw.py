@@ -227,4 +227,9 @@ def test_edges_end_at_their_own_places_on_a_node(bench: Drawing) -> None:
     for place, found in at_node.items():
         box = layout.nodes[place]
         assert all(abs(x - box.x) <= box.width / 2 for x in found)
-        assert all(abs(a - b) >= 4 * layout.arcs[0].apart for a, b in combinations(found, 2))
+        assert all(abs(a - b) > 4 * layout.arcs[0].apart + 1 for a, b in combinations(found, 2))
+    for (one, first), (other, second) in combinations(zip(cell.edges, layout.arcs, strict=True), 2):
+        if one.source == other.source:  # arcs that nest do not cross
+            assert (first.start < second.start) == (one.target > other.target)
+        if one.target == other.target:
+            assert (first.end < second.end) == (one.source > other.source)
