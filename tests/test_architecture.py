@@ -65,7 +65,7 @@ LAYERS = (
     ("bench",),
     ("comparison", "precision", "weight_values"),
     ("vertices", "verdict"),
-    ("check",),
+    ("check", "draw"),
     ("call_text", "factories"),
     ("testing",),
     ("command_options",),

@@ -70,7 +70,8 @@ def test_a_cell_of_nasbench201(bench: Drawing) -> None:
     assert sorted(merged.partners) == sorted(readers)
 
 
-def test_equal_cells_are_one_kind(bench: Drawing) -> None:
+def test_equal_cells_are_one_kind(bench: Drawing, own: Drawing) -> None:
+    assert [(kind.name, kind.cells) for kind in own.kinds] == [("A", (0, 1))]
     assert sorted(place for kind in bench.kinds for place in kind.cells) == [0, 1, 2]
     assert {kind.name.rstrip("\N{PRIME}") for kind in bench.kinds} == {"A"}
     assert len({cell.written for cell in bench.cells}) == 1
@@ -170,6 +171,17 @@ def test_weights_that_are_no_architecture_are_not_shown(fold: str) -> None:
     drawing = collect(simplified(Gated() if fold == "softmax" else Noisy()))
     assert weights(drawing) == [[None, None]]
     assert any("follow the input or are drawn anew" in note for note in drawing.notes)
+
+
+def test_a_model_in_evaluation_mode_is_drawn_as_it_trains() -> None:
+    class Short(OwnSupernet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if self.training else self.head(self.stem(x).mean((2, 3)))
+
+    torch.manual_seed(0)
+    drawing = collect(simplified(Short()).eval())
+    assert [part.fate for part in drawing.cells[0].edges[0].candidates] == [SHARED, SHARED, KEPT]
+    assert weights(drawing)[0][0] is not None
 
 
 def test_another_path_than_the_one_that_was_simplified_shows_no_weights() -> None:
