@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from toponas_fx import passes
-from toponas_fx.pass_contract import Pass, Repeat
+from toponas_fx.rewriting.pass_base import Pass, Repeat
 
 
 def write_pages(folder: Path) -> None:
@@ -24,8 +24,8 @@ def index(classes: Sequence[type[Pass]]) -> str:
     return f"""The passes
 ==========
 
-They run in this order, which is that of their :class:`stages <toponas_fx.pass_contract.Stage>`; ``Repeat`` means in
-turn until none finds anything more. :doc:`/writing_a_pass` takes one of your own from nothing to tested.
+They run in this order, which is that of their :class:`stages <toponas_fx.rewriting.pass_base.Stage>`; ``Repeat`` means
+in turn until none finds anything more. :doc:`/writing_a_pass` takes one of your own from nothing to tested.
 
 .. literalinclude:: ../../passes/__init__.py
    :start-at: DEFAULT_PASSES: tuple
@@ -42,10 +42,10 @@ a value: its number, the operation, the module in brackets, what it reads.
 The cost model
 --------------
 
-.. automodule:: toponas_fx.kernel_grid
+.. automodule:: toponas_fx.analysis.merge_cost
    :members:
 
-.. automodule:: toponas_fx.stages
+.. automodule:: toponas_fx.analysis.stages
    :members: cheaper_placement
 """
 

@@ -29,7 +29,7 @@ import toponas_fx
 from architect import Architect, Batch, DartsModel
 from image_data import SearchData
 from search_plots import History, tensorboard_writer
-from toponas_fx.costs import saved_bytes
+from toponas_fx.analysis.costs import saved_bytes
 
 LEARNING_RATE, LEARNING_RATE_MIN = 0.025, 0.001
 MOMENTUM = 0.9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes.batch_kernels import BatchKernels
 from toponas_fx.passes.combine_terms import CombineTerms
 from toponas_fx.passes.deduplicate import Deduplicate
@@ -20,6 +19,7 @@ from toponas_fx.passes.recompute import Recompute
 from toponas_fx.passes.share_modules import ShareModules
 from toponas_fx.passes.share_prefixes import SharePrefixes
 from toponas_fx.passes.unstack_sums import UnstackSums
+from toponas_fx.rewriting.pass_base import Pass, Repeat
 
 __all__ = [
     "DEFAULT_PASSES",

@@ -103,12 +103,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import batched_ops, ops
-from toponas_fx.memory import Memory
-from toponas_fx.pass_contract import Pass, Plan, Semantics, Stage
+from toponas_fx import ops
+from toponas_fx.analysis.effects import is_pure
+from toponas_fx.analysis.memory import Memory
+from toponas_fx.ops import batched
 from toponas_fx.passes.normalize_kernels import is_normalized
-from toponas_fx.purity import is_pure
-from toponas_fx.rewriter import Rewriter
+from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 LARGEST = 16384
 """Numbers in a kernel that is worth gathering."""
@@ -183,10 +184,10 @@ class BatchKernels(Pass):
 
 
 _BATCHED: dict[Any, Callable[..., Any]] = {
-    operator.mul: batched_ops.normalize_all,
-    ops.group_weight: batched_ops.group_all,
-    ops.group_shares: batched_ops.share_all,
-    ops.merge_kernels: batched_ops.merge_all,
+    operator.mul: batched.normalize_all,
+    ops.group_weight: batched.group_all,
+    ops.group_shares: batched.share_all,
+    ops.merge_kernels: batched.merge_all,
 }
 
 

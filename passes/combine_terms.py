@@ -45,9 +45,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Semantics, Stage
-from toponas_fx.rewriter import Rewriter
+from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.image_layouts import exits
-from toponas_fx.memory import Memory
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.purity import is_counting_norm, is_pure
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.signatures import signature
+from toponas_fx.analysis.effects import is_counting_norm, is_pure
+from toponas_fx.analysis.image_layouts import exits
+from toponas_fx.analysis.memory import Memory
+from toponas_fx.analysis.module_signature import signature
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 _STATISTICS = ("running_mean", "running_var")
 

@@ -54,11 +54,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.memory import Memory, why_not_gathered
-from toponas_fx.mixtures import edge_numbers, is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.stacks import inputs_of
+from toponas_fx.analysis.memory import Memory, why_not_gathered
+from toponas_fx.analysis.mixed_ops import edge_numbers, is_mixed_sum
+from toponas_fx.analysis.stacked_terms import inputs_of
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

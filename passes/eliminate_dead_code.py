@@ -27,9 +27,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.purity import is_pure
-from toponas_fx.rewriter import Rewriter
+from toponas_fx.analysis.effects import is_pure
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

@@ -65,14 +65,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis.effects import is_pure
+from toponas_fx.analysis.mixed_ops import Mixture, mixtures
+from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
+from toponas_fx.analysis.stages import cheaper_placement, norms_of
 from toponas_fx.errors import PreconditionError
-from toponas_fx.mixtures import Mixture, mixtures
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.purity import is_pure
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.shareable import ModuleCalls, why_not_together
-from toponas_fx.stages import cheaper_placement, norms_of
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 PLACEMENTS = ("auto", "first", "last")
 

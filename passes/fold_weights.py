@@ -46,16 +46,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import lean_pools, ops
-from toponas_fx.linear_ops import linear_op
-from toponas_fx.memory import Memory
-from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx import ops
+from toponas_fx.analysis.effects import is_hooked
+from toponas_fx.analysis.linear_ops import linear_op
+from toponas_fx.analysis.memory import Memory
+from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.analysis.pooling_ops import avg_pool
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.ops import average_pooling
 from toponas_fx.passes.normalize_kernels import convolve
-from toponas_fx.pools import avg_pool
-from toponas_fx.purity import is_hooked
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 LARGE = 65536
 """Numbers in pooled images whose storage is worth pooling anew."""
@@ -159,7 +160,7 @@ def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node) -> fx.Node:
     pool = avg_pool(rewriter.gm, term)
     if pool is not None:
         args = (pool.value, weight, *pool.window)
-        return rewriter.call_function(lean_pools.scaled_avg_pool2d, args, type=term.meta["type"])
+        return rewriter.call_function(average_pooling.scaled_avg_pool2d, args, type=term.meta["type"])
     operation = linear_op(rewriter.gm, term)
     assert operation is not None
     kernel = _product(rewriter, operation.kernel, weight)

@@ -53,15 +53,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.linear_ops import FUNCTIONS, LinearOp, linear_op
-from toponas_fx.model_reads import ModelReads, inputs_from
-from toponas_fx.parts import why_not_a_part
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.purity import is_hooked, is_pure
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.stacked_norm import is_cumulative, options_of, stacked_norm
-from toponas_fx.stacks import shape_of
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.analysis.effects import is_hooked, is_pure
+from toponas_fx.analysis.linear_ops import FUNCTIONS, LinearOp, linear_op
+from toponas_fx.analysis.model_reads import ModelReads, inputs_from
+from toponas_fx.analysis.parts import why_not_a_part
+from toponas_fx.analysis.stacked_terms import shape_of
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.ops.stacked_norm import is_cumulative, options_of, stacked_norm
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # by type: a subclass may do more
 

@@ -22,11 +22,12 @@ After::
 
 Three rewrites, all measured on CPUs; on other devices, for other dtypes and under ``torch.compile`` the new nodes do
 what the old ones did, and decide that at each run. (1) A depthwise convolution gets a backward pass of its own
-(``lean_ops.depthwise_conv2d``, with the formula). (2) An average pooling becomes a depthwise convolution with a box
-(``lean_pools.avg_pool2d``). (3) Images enter in channels-last layout, which convolutions and norms hand on: poolings,
-and the backward passes of convolutions, read memory in order. What leaves lies as it does in the original: outputs, and
-gradients to inputs and parameters (``layouts``); so kernels of many taps are read through ``own_layout``. A narrow 1x1
-convolution with a stride reads the pixels that the stride leaves: oneDNN writes past its memory there otherwise.
+(``custom_autograd.depthwise_conv2d``, with the formula). (2) An average pooling becomes a depthwise convolution with a
+box (``average_pooling.avg_pool2d``). (3) Images enter in channels-last layout, which convolutions and norms hand on:
+poolings, and the backward passes of convolutions, read memory in order. What leaves lies as it does in the original:
+outputs, and gradients to inputs and parameters (``layouts``); so kernels of many taps are read through ``own_layout``.
+A narrow 1x1 convolution with a stride reads the pixels that the stride leaves: oneDNN writes past its memory there
+otherwise.
 
 Refuses:
 
@@ -47,16 +48,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx import image_layouts, layouts, lean_ops, lean_pools
-from toponas_fx.linear_ops import LinearOp, linear_op
-from toponas_fx.memory import Memory
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.analysis import image_layouts
+from toponas_fx.analysis.linear_ops import LinearOp, linear_op
+from toponas_fx.analysis.memory import Memory
+from toponas_fx.analysis.pooling_ops import AvgPool, avg_pool
+from toponas_fx.analysis.stacked_terms import shape_of
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.ops import average_pooling, custom_autograd, layouts
 from toponas_fx.passes.fold_weights import USUAL_BATCH
 from toponas_fx.passes.normalize_kernels import convolve
-from toponas_fx.pools import AvgPool, avg_pool
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.stacks import shape_of
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 IMAGES_PER_KERNEL = 4
 """Numbers in images, for each one in a kernel, from which on the layout pays."""
@@ -156,7 +158,7 @@ class LowerForDevice(Pass):
             pool = match.pool
             with rewriter.before(pool.node):
                 args = (pool.value, *pool.window)
-                fresh = rewriter.call_function(lean_pools.avg_pool2d, args, type=pool.node.meta["type"])
+                fresh = rewriter.call_function(average_pooling.avg_pool2d, args, type=pool.node.meta["type"])
             rewriter.replace(pool.node, fresh)
             return
         if isinstance(match, Depthwise):
@@ -167,7 +169,7 @@ class LowerForDevice(Pass):
 
 def _is_depthwise(operation: LinearOp) -> bool:
     is_plain = operation.dims == 2 and operation.kernel_shape[0] == operation.groups and operation.kernel_shape[1] == 1
-    return is_plain and operation.groups > 1 and operation.node.target is not lean_ops.depthwise_conv2d
+    return is_plain and operation.groups > 1 and operation.node.target is not custom_autograd.depthwise_conv2d
 
 
 def _lower(operation: LinearOp, rewriter: Rewriter) -> None:
@@ -176,7 +178,7 @@ def _lower(operation: LinearOp, rewriter: Rewriter) -> None:
         kernel, bias = _as_node(rewriter, operation.kernel), _as_node(rewriter, operation.bias)
         geometry = (operation.stride, operation.padding, operation.dilation)
         args = (operation.value, kernel, bias, *geometry)
-        fresh = rewriter.call_function(lean_ops.depthwise_conv2d, args, type=node.meta["type"])
+        fresh = rewriter.call_function(custom_autograd.depthwise_conv2d, args, type=node.meta["type"])
     rewriter.replace(node, fresh)
 
 

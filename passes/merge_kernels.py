@@ -44,14 +44,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.kernel_grid import Grid, cheapest_sets
-from toponas_fx.linear_ops import LinearOp, linear_op
-from toponas_fx.memory import Memory
-from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.analysis.linear_ops import LinearOp, linear_op
+from toponas_fx.analysis.memory import Memory
+from toponas_fx.analysis.merge_cost import Grid, cheapest_sets
+from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.passes.normalize_kernels import convolve
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

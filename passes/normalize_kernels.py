@@ -66,15 +66,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from toponas_fx import ops
-from toponas_fx.calibration import differing_kernels
+from toponas_fx.analysis.linear_ops import FUNCTIONS, LinearOp, linear_op
+from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.analysis.module_signature import is_norm
+from toponas_fx.analysis.norm_inputs import differing_kernels
 from toponas_fx.errors import PreconditionError
-from toponas_fx.linear_ops import FUNCTIONS, LinearOp, linear_op
-from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.sharing import NormalizedKernel, sharing_of
-from toponas_fx.signatures import is_norm
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.ir.decisions import NormalizedKernel, sharing_of
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from toponas_fx import lean_pools, ops, recomputing
-from toponas_fx.linear_ops import linear_op
-from toponas_fx.memory import Memory
-from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.pools import avg_pool, max_pool
-from toponas_fx.purity import is_hooked
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.signatures import is_norm
-from toponas_fx.stacked_norm import stacked_norm
+from toponas_fx import ops
+from toponas_fx.analysis.effects import is_hooked
+from toponas_fx.analysis.linear_ops import linear_op
+from toponas_fx.analysis.memory import Memory
+from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.analysis.module_signature import is_norm
+from toponas_fx.analysis.pooling_ops import avg_pool, max_pool
+from toponas_fx.ops import average_pooling, recomputing
+from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _read(gm: fx.GraphModule, node: fx.Node) -> Cheap | None:
     """Read a node as an operation that can be computed again."""
     if _is_relu(gm, node):
         return Cheap(node, recomputing.relu, (node.args[0],))
-    if node.target is lean_pools.avg_pool2d:
+    if node.target is average_pooling.avg_pool2d:
         return Cheap(node, recomputing.avg_pool2d, tuple(node.args))
     mean = avg_pool(gm, node)
     if mean is not None:
@@ -139,7 +140,7 @@ def _returned(graph: fx.Graph) -> list[fx.Node]:
 
 def _keeps(gm: fx.GraphModule, reader: fx.Node, value: fx.Node, cheap: set[fx.Node]) -> bool:
     """Tell whether a reader of a value keeps it for the backward pass, or would if it were computed again."""
-    if reader in cheap or reader.target in (lean_pools.scaled_avg_pool2d, ops.scaled_norm, stacked_norm):
+    if reader in cheap or reader.target in (average_pooling.scaled_avg_pool2d, ops.scaled_norm, stacked_norm):
         return True
     if is_mixed_sum(reader):
         terms: Any = zip(reader.args[0], reader.args[1], strict=True)  # type: ignore[arg-type]

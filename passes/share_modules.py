@@ -57,11 +57,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.mixtures import Mixture, is_negated, mixtures
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.shareable import ModuleCalls, why_not_together
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.analysis.mixed_ops import Mixture, is_negated, mixtures
+from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

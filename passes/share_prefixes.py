@@ -45,10 +45,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.mixtures import Mixture, candidate_nodes, mixtures
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.shareable import ModuleCalls
+from toponas_fx.analysis.mixed_ops import Mixture, candidate_nodes, mixtures
+from toponas_fx.analysis.module_calls import ModuleCalls
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

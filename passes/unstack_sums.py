@@ -46,11 +46,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.memory import Memory, why_not_gathered
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Semantics, Stage
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.stacks import Stacked, is_axis, read_stacked, shape_of, unexpanded
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.analysis.memory import Memory, why_not_gathered
+from toponas_fx.analysis.stacked_terms import Stacked, is_axis, read_stacked, shape_of, unexpanded
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
+from toponas_fx.rewriting.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

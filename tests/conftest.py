@@ -42,5 +42,5 @@ def float64():
 @pytest.fixture(autouse=True)
 def _nothing_is_small(monkeypatch):
     """Let the tests' small tensors take the ways of large ones."""
-    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", 0)
+    monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", 0)
     monkeypatch.setattr("toponas_fx.passes.fold_weights.LARGE", 0)

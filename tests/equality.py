@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.capture.quiet import restored_buffers, restored_generators
+from toponas_fx.module_tree.isolation import restored_buffers, restored_generators
 
 
 def double(model: nn.Module, eps: float = 1e-10) -> nn.Module:

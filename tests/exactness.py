@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import toponas_fx
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 TOLERANCE = 1e-10
 
@@ -118,7 +118,7 @@ def counted_captures(monkeypatch: Any) -> Iterator[list[Any]]:
     """Yield a list that grows by one for every call that is captured inside, in how many runs whatsoever."""
     found: list[Any] = []
     with monkeypatch.context() as patch:
-        for place, name in (("toponas_fx.running", "compile_call"), ("toponas_fx.simplify", "record")):
+        for place, name in (("toponas_fx.facade.dispatch", "compile_call"), ("toponas_fx.api", "record")):
             module = importlib.import_module(place)
             real = getattr(module, name)
 
@@ -132,7 +132,7 @@ def counted_captures(monkeypatch: Any) -> Iterator[list[Any]]:
 
 def compile_modes_apart(monkeypatch: Any) -> None:
     """Let evaluation have a program of its own, though it takes the path of training."""
-    module = importlib.import_module("toponas_fx.simplify")
+    module = importlib.import_module("toponas_fx.api")
     real = module.record
     monkeypatch.setattr(module, "record", lambda *args, **_: real(*args))
 

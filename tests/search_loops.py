@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 from torch.utils import _pytree as pytree
 
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 ETA = 0.01
 

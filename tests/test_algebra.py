@@ -15,9 +15,9 @@ from idiom import Zero, conv, dilated, separable
 from supernets.darts import DARTSSupernet
 from supernets.nasbench201 import NASBench201Supernet
 from topology_cases import C, OneEdge, image
-from toponas_fx.algebra import ARITHMETIC
+from toponas_fx.analysis.algebra import ARITHMETIC
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
-from toponas_fx.pipeline import flatten
+from toponas_fx.rewriting.pipeline import flatten
 
 ALGEBRA = tuple(entry for entry in DEFAULT_PASSES if all(each.name not in ARITHMETIC for each in flatten([entry])))
 

@@ -16,10 +16,10 @@ from equality import double
 from idiom import Idiom
 from supernets.darts import DARTSSupernet
 from test_algebra import ALGEBRA, simplified
-from toponas_fx.algebra import Edge
-from toponas_fx.algebra_text import SHORT
-from toponas_fx.mixtures import is_mixed_sum
-from toponas_fx.node_kinds import layer_of
+from toponas_fx.analysis.algebra import Edge
+from toponas_fx.analysis.algebra_text import SHORT
+from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.analysis.node_kinds import layer_of
 from toponas_fx.testing import RandomSupernet, random_supernets
 
 COUNTED = {"conv": ("conv",), "dw": ("conv",), "BN": ("norm",), "norm": ("norm",), "GN": ("norm",), "IN": ("norm",)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toponas_fx.algebra_text import SHORT, Expression, Weight, subscript, written
+from toponas_fx.analysis.algebra_text import SHORT, Expression, Weight, subscript, written
 
 
 @pytest.mark.parametrize(

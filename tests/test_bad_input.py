@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import toponas_fx
 from exactness import assert_runs_like, image, weights
 from small_darts import Network, batch, network
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 
 def test_the_reserved_prefix() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import toponas_fx
 from exactness import assert_runs_like, compiled, image, left_as_written, no_capture, weights
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 Pair = namedtuple("Pair", "first second")
 

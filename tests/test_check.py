@@ -18,10 +18,10 @@ from supernets.gdas import GDASSupernet
 from supernets.mobile import MobileSupernet
 from supernets.nasbench201 import NASBench201Supernet
 from supernets.pcdarts import PCDARTSSupernet
-from toponas_fx.capture.owners import model_tensors
-from toponas_fx.pass_contract import Pass, Semantics
+from toponas_fx.checking.one_hot import Vertices
+from toponas_fx.module_tree.tensor_paths import model_tensors
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
-from toponas_fx.vertices import Vertices
+from toponas_fx.rewriting.pass_base import Pass, Semantics
 from wrong_passes import Fail, SwapSharedWeights, SwapWeights, add_pass
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import toponas_fx
 from exactness import image
 from small_darts import CANDIDATES, EDGES, Network, batch, network, set_vertex
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 
 def simplified(seed: int = 0, mode: str = "share") -> tuple[Network, Any]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import toponas_fx
-from toponas_fx.call_text import parse_arguments
-from toponas_fx.cli import main
-from toponas_fx.factories import load_model
+from toponas_fx.command.call_text import parse_arguments
+from toponas_fx.command.cli import main
+from toponas_fx.command.factories import load_model
 from wrong_passes import SwapWeights, add_pass
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def test_usage_version_and_wrong_usage_are_told_without_torch() -> None:
     asked += [["check", "m"], ["check", "m:f", "--args", "1 +"], ["inspect", "--help"], ["bench", "--help"], ["bench"]]
     code = f"""
 import contextlib, os, sys
-from toponas_fx.cli import main
+from toponas_fx.command.cli import main
 codes = []
 for arguments in {asked}:
     with contextlib.redirect_stderr(open(os.devnull, "w")), contextlib.redirect_stdout(open(os.devnull, "w")):

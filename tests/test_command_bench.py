@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from check_models import Supernet
-from toponas_fx.bench import Comparison, Contestant, bench
-from toponas_fx.cli import main
+from toponas_fx.checking.bench import Comparison, Contestant, bench
+from toponas_fx.command.cli import main
 from toponas_fx.errors import ArgumentError
-from toponas_fx.steps import ResidentPeak, Step, peak_bytes
+from toponas_fx.tuning.steps import ResidentPeak, Step, peak_bytes
 
 INPUT = ["--input", "2,4,6,6"]
 CONTESTANTS = ["original", "channels-last", "simplified"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from toponas_fx.cli import main
-from toponas_fx.command_options import Subject, forward_errors_told
+from toponas_fx.command.cli import main
+from toponas_fx.command.options import Subject, forward_errors_told
 from toponas_fx.errors import InputError
 
 INPUT = ["--input", "2,4,6,6"]
@@ -41,14 +41,14 @@ def test_the_command_lists_details(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_terminal_gets_a_table_of_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
-    monkeypatch.setattr("toponas_fx.command_inspect.is_terminal", lambda: True)
+    monkeypatch.setattr("toponas_fx.command.inspect.is_terminal", lambda: True)
     assert main(["inspect", "check_models:Supernet", *INPUT]) == 0
     assert "─" in capsys.readouterr().out
 
 
 def test_a_terminal_without_rich_gets_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("toponas_fx.command_inspect.is_terminal", lambda: True)
-    monkeypatch.setattr("toponas_fx.command_inspect.find_spec", lambda name: None)
+    monkeypatch.setattr("toponas_fx.command.inspect.is_terminal", lambda: True)
+    monkeypatch.setattr("toponas_fx.command.inspect.find_spec", lambda name: None)
     assert main(["inspect", "check_models:Supernet", *INPUT]) == 0
     assert "─" not in capsys.readouterr().out
 

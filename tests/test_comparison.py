@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toponas_fx.comparison import difference, finiteness
+from toponas_fx.checking.comparison import difference, finiteness
 
 NAN, INF = math.nan, math.inf
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from toponas_fx.costs import Costs, flops, graph_costs, saved_bytes
+from toponas_fx.analysis.costs import Costs, flops, graph_costs, saved_bytes
 
 N, C, H, W = 2, 4, 6, 6
 BYTES = N * C * H * W * 4  # of one image

@@ -16,9 +16,9 @@ from equality import assert_vertex, double
 from supernets.darts import DARTSSupernet
 from supernets.mobile import MobileSupernet
 from supernets.pcdarts import PCDARTSSupernet
-from toponas_fx.costs import Costs, graph_costs, saved_bytes
-from toponas_fx.pass_contract import Repeat
+from toponas_fx.analysis.costs import Costs, graph_costs, saved_bytes
 from toponas_fx.passes import DEFAULT_PASSES, FloatModules
+from toponas_fx.rewriting.pass_base import Repeat
 from toponas_fx.testing import assert_exact
 from toponas_fx.testing.differences import scatter_statistics
 

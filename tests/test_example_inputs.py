@@ -17,7 +17,7 @@ from check_models import C, Supernet
 from exactness import assert_runs_like
 from small_darts import batch, network
 from toponas_fx.capture.inputs import infer_inputs
-from toponas_fx.model import SimplifiedModule
+from toponas_fx.runtime.simplified_module import SimplifiedModule
 
 X = torch.randn(2, C, 6, 6, generator=torch.Generator().manual_seed(0))
 IMAGE = batch()[0]

@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 import toponas_fx
 from equality import assert_same, double, run
 from toponas_fx import passes
-from toponas_fx.fail_open import can_be_left_out, without
-from toponas_fx.pass_contract import Pass, Repeat, Semantics
+from toponas_fx.compiling.fail_open import can_be_left_out, without
 from toponas_fx.passes import DEFAULT_PASSES, FuseSiblings, Recompute
+from toponas_fx.rewriting.pass_base import Pass, Repeat, Semantics
 
 C = 8
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 import toponas_fx
 from random_modules import Source, random_source
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 TOLERANCE = 1e-8
 OBSERVED = ("output", "gradients", "tensors of the model", "inputs", "torch's draws", "Python's draws", "numpy's draws")

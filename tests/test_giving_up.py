@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import toponas_fx
 from exactness import image
-from toponas_fx.compiler import MAX_CAPTURES, RUNS_PER_CAPTURE
+from toponas_fx.compiling.compiler import MAX_CAPTURES, RUNS_PER_CAPTURE
 
 
 class Edge(nn.Module):
@@ -82,8 +82,8 @@ def test_what_data_decide_is_right_and_costs_no_more_captures(monkeypatch: pytes
     model = OfData()
     fast = toponas_fx.simplify(copy.deepcopy(model), image(), mode="exact")
     made: list[object] = []
-    real = toponas_fx.compiler.compile_call
-    monkeypatch.setattr("toponas_fx.running.compile_call", lambda *args: made.append(1) or real(*args))
+    real = toponas_fx.compiling.compiler.compile_call
+    monkeypatch.setattr("toponas_fx.facade.dispatch.compile_call", lambda *args: made.append(1) or real(*args))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in range(40):

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import toponas_fx
 from toponas_fx import ops
-from toponas_fx.graph_pickle import dump_graph, load_graph
-from toponas_fx.graph_text import format_graph
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.ir.printer import format_graph
+from toponas_fx.ir.serialization import dump_graph, load_graph
+from toponas_fx.ir.tensor_type import TensorType
 
 Pair = collections.namedtuple("Pair", "left right")
 

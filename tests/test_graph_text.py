@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from toponas_fx.graph_text import format_graph, format_node, number_nodes
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.ir.printer import format_graph, format_node, number_nodes
+from toponas_fx.ir.tensor_type import TensorType
 
 
 class Mixture(nn.Module):

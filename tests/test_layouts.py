@@ -20,13 +20,13 @@ from supernets.mobile import MobileSupernet
 from supernets.nasbench201 import NASBench201Supernet
 from supernets.pcdarts import PCDARTSSupernet
 from test_supernets_float32 import in_float32, single
-from toponas_fx import lean_ops
-from toponas_fx.capture.owners import model_tensors
-from toponas_fx.capture.quiet import restored_buffers
+from toponas_fx.module_tree.isolation import restored_buffers
+from toponas_fx.module_tree.tensor_paths import model_tensors
+from toponas_fx.ops import custom_autograd
 from toponas_fx.passes import DEFAULT_PASSES, LowerForDevice
 
 LAST = torch.channels_last
-SMALL = lean_ops.SMALL  # as users have it: tests take all tensors for large ones
+SMALL = custom_autograd.SMALL  # as users have it: tests take all tensors for large ones
 
 
 def strides(value: Any) -> Any:
@@ -92,7 +92,7 @@ def as_last(value: Any) -> Any:
 @pytest.fixture(params=["lean", pytest.param("stock", marks=pytest.mark.slow)])
 def _sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take tensors for large ones or for small ones: other implementations run."""
-    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", 0 if request.param == "lean" else 10**9)
+    monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", 0 if request.param == "lean" else 10**9)
 
 
 @pytest.mark.usefixtures("_sizes")
@@ -126,7 +126,7 @@ HEAVY = [pytest.param(space, marks=pytest.mark.slow) for space in ("pcdarts", "g
 @pytest.mark.parametrize("space", ["nasbench201", "darts", *HEAVY])
 @pytest.mark.filterwarnings("ignore:.*runs as its user wrote it")
 def test_every_space(space: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", SMALL)
+    monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", SMALL)
     model = SPACES[space]()
     fast = toponas_fx.simplify(model, images()[0], mode=mode, passes=PASSES)
     assert space == "gdas" or "= toponas_fx_layouts_channels_last(" in fast.train().code

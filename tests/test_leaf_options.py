@@ -252,8 +252,8 @@ def test_statistics_set_apart_end_what_equal_ones_began(
     way: str, moved: str, which: int, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if waits:  # as on a GPU, where versions tell, and values only now and then
-        monkeypatch.setattr("toponas_fx.agreement.waits", lambda tensor: True)
-        monkeypatch.setattr("toponas_fx.agreement.LOOK", 1 if way == "data" else 32)
+        monkeypatch.setattr("toponas_fx.runtime.equal_statistics.waits", lambda tensor: True)
+        monkeypatch.setattr("toponas_fx.runtime.equal_statistics.LOOK", 1 if way == "data" else 32)
     torch.manual_seed(3)
     model, x = Mixed(lambda: [norm(), norm(), norm()]), image(channels=C)
     fast = toponas_fx.simplify(model, x, mode="exact")
@@ -288,7 +288,7 @@ def test_versions_save_most_looks_at_values(monkeypatch: pytest.MonkeyPatch) -> 
     fast(image(channels=C))
     looks = []
     real = torch.equal
-    monkeypatch.setattr("toponas_fx.agreement.waits", lambda tensor: True)
+    monkeypatch.setattr("toponas_fx.runtime.equal_statistics.waits", lambda tensor: True)
     monkeypatch.setattr(torch, "equal", lambda *both: looks.append(1) or real(*both))
     for _ in range(64):
         fast(image(channels=C))

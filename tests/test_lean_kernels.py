@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from toponas_fx import lean_ops, ops
-from toponas_fx.lean_kernels import is_plain, merge_in_place
+from toponas_fx import ops
+from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.merged_kernels import is_plain, merge_in_place
 
 SHAPES = [
     ([(3, 2, 1, 1), (3, 2, 3, 3)], [(1, 1), (0, 0)], [(1, 1), (1, 1)], (3, 3)),
@@ -24,7 +25,7 @@ def stock(monkeypatch):
 
     def call(*args):
         with monkeypatch.context() as patch:
-            patch.setattr(lean_ops, "SMALL", 10**9)
+            patch.setattr(custom_autograd, "SMALL", 10**9)
             return ops.merge_kernels(*args)
 
     return call

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toponas_fx import ops
-from toponas_fx.lean_ops import _Depthwise, depthwise_conv2d, inner_product, weighted_sum
+from toponas_fx.ops.custom_autograd import _Depthwise, depthwise_conv2d, inner_product, weighted_sum
 
 GEOMETRIES = [
     ((7, 8), (3, 3), (1, 1), (1, 1), (1, 1)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toponas_fx.lean_pools import Window, _means, _spread, avg_pool2d, scaled_avg_pool2d
+from toponas_fx.ops.average_pooling import Window, _means, _spread, avg_pool2d, scaled_avg_pool2d
 
 WINDOWS = [
     ((7, 8), Window((3, 3), (1, 1), (1, 1), False)),

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 import toponas_fx
 from exactness import image, no_capture
 from small_darts import Network, batch, network
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 
 def test_it_is_of_both_classes_and_has_the_users_methods() -> None:

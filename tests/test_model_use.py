@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 import toponas_fx
 from exactness import counted_captures, image, no_capture, weights
 from small_darts import batch, network, set_vertex
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 
 @pytest.mark.parametrize("mode", ["share", "exact"])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import toponas_fx
 from exactness import image
-from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import ToponasError
+from toponas_fx.module_tree.index import TreeIndex
 
 USES: dict[str, Callable[[Any], Any]] = {
     "forward": lambda fast: fast(image(channels=3)),

@@ -14,7 +14,7 @@ from torch import nn
 import toponas_fx
 from equality import assert_vertex, double
 from supernets.nasbench201 import NASBench201Supernet
-from toponas_fx.costs import graph_costs, saved_bytes
+from toponas_fx.analysis.costs import graph_costs, saved_bytes
 from toponas_fx.ops import mixed_sum
 from toponas_fx.testing import assert_exact
 from toponas_fx.testing.differences import scatter_statistics

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from toponas_fx import batched_ops, ops
+from toponas_fx import ops
+from toponas_fx.ops import batched
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -31,14 +32,14 @@ def test_embed_kernel_keeps_dimensions_apart():
 
 @pytest.mark.parametrize("small", [0, 10**9])
 def test_gradients_to_dilated_kernels_can_be_viewed_as_vectors(small, monkeypatch):
-    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", small)
+    monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", small)
     kernels = [torch.randn(4, 2, k, k, requires_grad=True) for k in (3, 5)]
     weights = scalars([0.5, -2.0])
     places = [(0, 0), (0, 0)], [(2, 2), (1, 1)], (5, 5)
     weights = [weight.float() for weight in weights]
     for merged in (
         ops.merge_kernels(kernels, weights, *places),
-        torch.stack(batched_ops.merge_all([kernels, kernels], [weights, weights], *places)),
+        torch.stack(batched.merge_all([kernels, kernels], [weights, weights], *places)),
     ):
         for gradient in torch.autograd.grad(merged.square().sum(), kernels):
             assert gradient.is_contiguous()

@@ -9,10 +9,10 @@ from torch import nn
 
 import toponas_fx
 from toponas_fx.errors import PassError, PreconditionError, VerificationError
-from toponas_fx.graph_text import format_graph as text_of
-from toponas_fx.pass_contract import Pass, Plan, Refusal, Repeat, Semantics
+from toponas_fx.ir.printer import format_graph as text_of
 from toponas_fx.passes import EliminateDeadCode
-from toponas_fx.pipeline import MAX_ROUNDS, run_passes
+from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Repeat, Semantics
+from toponas_fx.rewriting.pipeline import MAX_ROUNDS, run_passes
 
 X = torch.ones(2, 3)
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from test_pipeline import ReplaceRelu, Watch, model
-from toponas_fx.pipeline import run_passes
+from toponas_fx.rewriting.pipeline import run_passes
 
 
 @pytest.fixture

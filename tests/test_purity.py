@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import toponas_fx
 from toponas_fx import ops
+from toponas_fx.analysis.effects import is_hooked, is_pure, is_pure_module
 from toponas_fx.passes import Deduplicate
-from toponas_fx.purity import is_hooked, is_pure, is_pure_module
 
 X = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -15,7 +15,7 @@ import toponas_fx
 from equality import run
 from random_layers import RandomLayers, image
 from toponas_fx.passes import DEFAULT_PASSES
-from toponas_fx.tuning import ANSWERS
+from toponas_fx.tuning.autotune import ANSWERS
 
 TOLERANCE = 1e-3  # relative to the largest root mean square: one maximum of 32,768 that rounding flips takes 2e-4
 QUICK = range(40)

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 import toponas_fx
 from exactness import assert_close, image
-from toponas_fx import recomputing
-from toponas_fx.costs import saved_bytes
+from toponas_fx.analysis.costs import saved_bytes
+from toponas_fx.ops import recomputing
 
 
 class Cell(nn.Module):
@@ -240,7 +240,7 @@ def test_small_tensors_and_automatic_casting_are_left(pair, monkeypatch):
         output = fast(image())
     assert not [part for part in _kept_below(output) if part.recipe is not None]
     output.sum().backward()
-    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", 10**9)
+    monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", 10**9)
     assert_alike(fast, toponas_fx.restore(fast))
 
 

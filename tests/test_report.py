@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import toponas_fx
-from toponas_fx.costs import Costs
-from toponas_fx.pass_contract import Semantics
+from toponas_fx.analysis.costs import Costs
+from toponas_fx.analysis.topology import build_topology
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.pipeline import Change, PassRecord
-from toponas_fx.report import Report
-from toponas_fx.report_building import build_report
-from toponas_fx.topology import build_topology
+from toponas_fx.report.building import build_report
+from toponas_fx.report.report import Report
+from toponas_fx.rewriting.pass_base import Semantics
+from toponas_fx.rewriting.pipeline import Change, PassRecord
 
 C = 4
 BEFORE = Costs(convolutions=4, norms=2, activations=0, poolings=1, nodes=20, parameters=1000, flops=12345678)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import toponas_fx
 from test_report import Chain, Pooled, image, report_on
 from test_report_text import whole
-from toponas_fx.report_text import WIDTH
+from toponas_fx.report.text import WIDTH
 from toponas_fx.testing import RandomSupernet, random_supernets
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from test_report import Chain, conv_bn, detected, image
-from toponas_fx.report_building import unused_notes
+from toponas_fx.report.building import unused_notes
 
 
 def entered_by(model):

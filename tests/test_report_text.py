@@ -14,11 +14,11 @@ import toponas_fx
 from supernets.darts import DARTSSupernet
 from supernets.nasbench201 import NASBench201Supernet
 from test_report import C, Chain, Pooled, conv_bn, image, record, report_on
-from toponas_fx.pass_contract import Pass, Plan, Semantics
 from toponas_fx.passes import DEFAULT_PASSES
-from toponas_fx.pipeline import Change
-from toponas_fx.refusal_advice import _ADVICE, advice_on
-from toponas_fx.report_text import WIDTH
+from toponas_fx.report.refusal_advice import _ADVICE, advice_on
+from toponas_fx.report.text import WIDTH
+from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics
+from toponas_fx.rewriting.pipeline import Change
 
 ROOT = Path(__file__).parent.parent
 TABLE = [

@@ -10,11 +10,11 @@ from torch import nn
 
 import toponas_fx
 from toponas_fx.errors import PassError
-from toponas_fx.graph_text import format_graph
-from toponas_fx.inspection import at_work
-from toponas_fx.rewriter import Rewriter
-from toponas_fx.sharing import NormalizedKernel
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.ir.decisions import NormalizedKernel
+from toponas_fx.ir.printer import format_graph
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.runtime.inspection import at_work
 
 KIND = TensorType(torch.float32, (2, 3))
 

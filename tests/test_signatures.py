@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from toponas_fx.signatures import is_norm, signature
+from toponas_fx.analysis.module_signature import is_norm, signature
 
 ALIKE = {
     "relu": (nn.ReLU(), nn.ReLU()),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import toponas_fx
 from equality import double
 from random_stacks import StackMixture, Stacks, example_input, stacks
-from toponas_fx.pass_contract import Repeat
 from toponas_fx.passes import DEFAULT_PASSES, FloatModules
+from toponas_fx.rewriting.pass_base import Repeat
 from toponas_fx.testing import assert_exact, assert_one_hot
 
 FAST = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -13,8 +13,8 @@ from torch import fx, nn
 import toponas_fx
 from toponas_fx import passes
 from toponas_fx.options import checked_passes
-from toponas_fx.pass_contract import Pass, Plan, Repeat, Semantics, Stage, in_stages
 from toponas_fx.passes import DEFAULT_PASSES, Deduplicate, DetectMixedOps, EliminateDeadCode, MergeKernels, Recompute
+from toponas_fx.rewriting.pass_base import Pass, Plan, Repeat, Semantics, Stage, in_stages
 from wrong_passes import SwapSharedWeights, SwapWeights
 
 CLASSES = [value for value in vars(passes).values() if inspect.isclass(value) and issubclass(value, Pass)]
@@ -30,7 +30,7 @@ class Seen(Pass):
     graphs: ClassVar[list[str]] = []
 
     def plan(self, gm: fx.GraphModule) -> Plan:
-        self.graphs.append(toponas_fx.graph_text.format_graph(gm))
+        self.graphs.append(toponas_fx.ir.printer.format_graph(gm))
         return Plan()
 
     def apply(self, match: Any, rewriter: Any) -> None:
@@ -118,7 +118,7 @@ def test_mode_exact_keeps_a_pass_of_the_users_unless_it_shares() -> None:
     ("given", "text"),
     [
         (Seen, r"write Seen\(\), not Seen"),
-        ("seen", "instances of toponas_fx.pass_contract.Pass, which 'seen' is not"),
+        ("seen", "instances of toponas_fx.rewriting.pass_base.Pass, which 'seen' is not"),
         (Repeat(Seen), r"write Seen\(\), not Seen"),
         (Repeat(Repeat()), "which Repeat"),
         (type("NoName", (Seen,), {"name": ""})(), "NoName needs a class attribute `name`, a str, and has ''"),

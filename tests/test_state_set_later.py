@@ -21,7 +21,7 @@ from sampled_supernets import (
     ArchitectureSet,
     ModeSet,
 )
-from toponas_fx.refusals import REST, SETTLED
+from toponas_fx.runtime.refusals import REST, SETTLED
 
 X = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 ARCHITECTURE = Architecture.of("skip", "conv_3x3", "conv_1x1")

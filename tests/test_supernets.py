@@ -21,10 +21,10 @@ from collected import IDIOMS
 from equality import double
 from exactness import assert_close, assert_runs_like, observe
 from idiom import Idiom
-from toponas_fx.capture.owners import TensorPath, model_tensors
+from toponas_fx.module_tree.tensor_paths import TensorPath, model_tensors
 from toponas_fx.passes import DEFAULT_PASSES
 from toponas_fx.testing.differences import scatter_statistics
-from toponas_fx.tuning import ANSWERS
+from toponas_fx.tuning.autotune import ANSWERS
 
 pytestmark = pytest.mark.parametrize("kind", IDIOMS, ids=lambda kind: kind.__name__)
 

@@ -13,7 +13,7 @@ import toponas_fx
 from collected import IDIOMS
 from exactness import observe
 from idiom import Idiom
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 from toponas_fx.testing.differences import scatter_statistics
 
 COMPILED = [kind for kind in IDIOMS if kind.as_written is None]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from toponas_fx import passes
-from toponas_fx.pass_contract import Pass, Plan, Semantics
+from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics
 from toponas_fx.testing import battery
 from toponas_fx.testing.__main__ import main
 from wrong_passes import Tanh, Wrong
@@ -177,7 +177,7 @@ def test_nothing_to_do_is_not_tested(capsys: pytest.CaptureFixture[str]) -> None
         ("nowhere_at_all:MyPass", "there is no module 'nowhere_at_all'"),
         ("wrong_passes:Missing", "wrong_passes has no attribute 'Missing'"),
         ("no_file.py:MyPass", "there is no file 'no_file.py' here"),
-        ("Local", "test_testing_command:Local is no subclass of toponas_fx.pass_contract.Pass"),
+        ("Local", "test_testing_command:Local is no subclass of toponas_fx.rewriting.pass_base.Pass"),
         ("NeedsMore", "test_testing_command:NeedsMore() fails, name an instance instead: "),
         (":MyPass", "write package.module:MyPass or path/to/file.py:MyPass, not ':MyPass'"),
     ],

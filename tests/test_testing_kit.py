@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import toponas_fx
-from toponas_fx.pass_contract import Plan, Refusal
 from toponas_fx.passes import DEFAULT_PASSES, Deduplicate, DetectMixedOps, ShareModules
+from toponas_fx.rewriting.pass_base import Plan, Refusal
 from toponas_fx.testing import (
     assert_exact,
     assert_one_hot,

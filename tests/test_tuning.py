@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 import toponas_fx
 from exactness import assert_runs_like, image
-from toponas_fx import tuning
 from toponas_fx.errors import ArgumentError
 from toponas_fx.passes import DEFAULT_PASSES, BatchKernels, LowerForDevice, MergeKernels
-from toponas_fx.tuning_cache import cache_file
+from toponas_fx.tuning import autotune
+from toponas_fx.tuning.cache import cache_file
 
 USUAL = "images in the usual layout"
 APART = "no kernels merged"
@@ -63,7 +63,7 @@ def measuring(monkeypatch, of_original=0.5, **given):
         assert other.run() > 0
         return [of_original if other.text == "the original" else given.get(step.text, 2.0)] * 3
 
-    monkeypatch.setattr(tuning, "_ratios", ratios)
+    monkeypatch.setattr(autotune, "_ratios", ratios)
     return asked
 
 
@@ -88,7 +88,7 @@ def test_keeps_what_is_faster(model, monkeypatch, capsys):
 
 def test_computes_the_same_and_shares_the_same(model, monkeypatch):
     plain = toponas_fx.simplify(copy.deepcopy(model), image())
-    every = {answer.text: 0.5 for answer in tuning.ANSWERS}
+    every = {answer.text: 0.5 for answer in autotune.ANSWERS}
     measuring(monkeypatch, **every)
     fast = toponas_fx.simplify(copy.deepcopy(model), image(), tune=True)
     assert options(fast, BatchKernels) != BatchKernels()
@@ -198,15 +198,15 @@ def test_needs_inputs(model):
 
 
 def test_noise_is_not_chosen():
-    class Noisy(tuning.Step):
+    class Noisy(autotune.Step):
         def run(self):
             return next(self.call)
 
     step = Noisy("one", iter([9.0, 0.9, 0.9, 0.9, 1.0, 1.0, 1.0, 0.9]), None)
-    ratios = tuning._ratios(step, Noisy("other", iter([9.0] + [1.0] * 7), None))
+    ratios = autotune._ratios(step, Noisy("other", iter([9.0] + [1.0] * 7), None))
     assert ratios == [0.9, 0.9, 0.9, 1.0, 1.0, 1.0, 0.9]
-    assert not sorted(ratios)[len(ratios) * 3 // 4] < tuning.WORTH
-    lost = tuning._ratios(Noisy("one", iter([1.0] * 4), None), Noisy("other", iter([0.5] * 4), None))
+    assert not sorted(ratios)[len(ratios) * 3 // 4] < autotune.WORTH
+    lost = autotune._ratios(Noisy("one", iter([1.0] * 4), None), Noisy("other", iter([0.5] * 4), None))
     assert lost == [2.0] * 3
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 import toponas_fx
 from exactness import assert_runs_like, image
-from toponas_fx.assembly import simplified_class
+from toponas_fx.facade.assembly import simplified_class
 
 
 class Supernet(nn.Module):

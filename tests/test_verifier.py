@@ -6,10 +6,10 @@ from torch import nn
 
 import toponas_fx
 from toponas_fx.errors import VerificationError
-from toponas_fx.inspection import at_work
-from toponas_fx.sharing import sharing_of
-from toponas_fx.tensor_type import TensorType
-from toponas_fx.verifier import Interface, verify
+from toponas_fx.ir.decisions import sharing_of
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.rewriting.verifier import Interface, verify
+from toponas_fx.runtime.inspection import at_work
 
 
 class Net(nn.Module):

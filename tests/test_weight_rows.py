@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exactness import compiled, weights
-from toponas_fx.weight_rows import Element, Elements
+from toponas_fx.analysis.weight_elements import Element, Elements
 
 
 class Picks(nn.Module):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import toponas_fx
+from toponas_fx.analysis.topology import build_topology
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.topology import build_topology
 
 C = 4
 DETECT = (DetectMixedOps(),)

@@ -13,8 +13,12 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from toponas_fx.former_names import FormerNames
+
 if TYPE_CHECKING:
-    from toponas_fx.check import check
+    from toponas_fx.api import explain, restore, simplify, topology
+    from toponas_fx.checking.check import check
+    from toponas_fx.checking.verdict import Verdict
     from toponas_fx.draw import draw
     from toponas_fx.errors import (
         ArgumentError,
@@ -25,12 +29,10 @@ if TYPE_CHECKING:
         ToponasError,
         VerificationError,
     )
-    from toponas_fx.inspection import inspection
-    from toponas_fx.model import SimplifiedModule
-    from toponas_fx.report import Report
-    from toponas_fx.simplify import explain, restore, simplify, topology
-    from toponas_fx.unread import retire, used_parameters
-    from toponas_fx.verdict import Verdict
+    from toponas_fx.facade.unused_parameters import retire, used_parameters
+    from toponas_fx.report.report import Report
+    from toponas_fx.runtime.inspection import inspection
+    from toponas_fx.runtime.simplified_module import SimplifiedModule
 
 __all__ = [
     "ArgumentError",
@@ -56,14 +58,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "check": "check",
+    **dict.fromkeys(("explain", "restore", "simplify", "topology"), "api"),
+    "check": "checking.check",
+    "Verdict": "checking.verdict",
     "draw": "draw",
-    "inspection": "inspection",
-    "SimplifiedModule": "model",
-    "Report": "report",
-    "Verdict": "verdict",
-    **dict.fromkeys(("retire", "used_parameters"), "unread"),
-    **dict.fromkeys(("explain", "restore", "simplify", "topology"), "simplify"),
+    **dict.fromkeys(("retire", "used_parameters"), "facade.unused_parameters"),
+    "Report": "report.report",
+    "inspection": "runtime.inspection",
+    "SimplifiedModule": "runtime.simplified_module",
 }
 """The modules of the names that type checkers see imported above; the others are errors."""
 
@@ -92,3 +94,4 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+sys.meta_path.insert(0, FormerNames())

@@ -9,9 +9,9 @@ from torch import nn
 
 from toponas_fx.capture.inputs import check_tensors
 from toponas_fx.errors import ArgumentError
-from toponas_fx.model import SimplifiedModule
-from toponas_fx.pass_contract import Pass, Repeat, Semantics, broken_contract, in_stages
 from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels
+from toponas_fx.rewriting.pass_base import Pass, Repeat, Semantics, broken_contract, in_stages
+from toponas_fx.runtime.simplified_module import SimplifiedModule
 
 MODES = ("share", "exact")
 NORMALIZE = ("kernel", "filter")

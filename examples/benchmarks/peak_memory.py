@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.rows import Row, Size, prepare
 from benchmarks.steps import step_seconds, trained_tensors
-from toponas_fx.steps import CudaPeak, ResidentPeak
+from toponas_fx.tuning.steps import CudaPeak, ResidentPeak
 
 STEPS = 2
 

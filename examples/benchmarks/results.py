@@ -12,7 +12,7 @@ import torch
 from benchmarks.rows import CHANNELS_LAST, COMPILED, SPACES, UNTOUCHED, Row, Size
 from benchmarks.steps import Quartiles
 from benchmarks.tables import NOTHING, Table
-from toponas_fx.tuning_cache import processor_name
+from toponas_fx.tuning.cache import processor_name
 
 
 @dataclass

@@ -22,8 +22,8 @@ from supernets.partial_nasbench201 import PartialNASBench201Supernet
 from supernets.pcdarts import PCDARTSSupernet
 from supernets.primitives import PRIMITIVES
 from supernets.single_path import SinglePathDARTS, SinglePathNASBench201
-from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
+from toponas_fx.rewriting.pass_base import Pass, Repeat
 
 UNTOUCHED = "untouched"
 CHANNELS_LAST = "untouched-channels-last"

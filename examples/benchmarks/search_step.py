@@ -28,7 +28,7 @@ from benchmarks.rows import COMPILED, SPACES, Prepared, Row, Size, ablation_rows
 from benchmarks.size_options import add_size_options, size_of
 from benchmarks.steps import Batch, dispatcher_calls, seeded_saved_bytes, step_seconds, trained_tensors
 from search_options import positive
-from toponas_fx.costs import flops
+from toponas_fx.analysis.costs import flops
 
 WARM_UP = 1
 """Rounds that are run and not counted, after each row's first step."""

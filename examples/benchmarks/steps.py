@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from toponas_fx.costs import saved_bytes
+from toponas_fx.analysis.costs import saved_bytes
 
 
 @dataclass(frozen=True)

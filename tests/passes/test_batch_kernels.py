@@ -7,7 +7,8 @@ from torch import nn
 import toponas_fx
 from equality import assert_vertex
 from nets import Net, lines_of, prepare
-from toponas_fx import batched_ops, ops
+from toponas_fx import ops
+from toponas_fx.ops import batched
 from toponas_fx.passes import (
     BatchKernels,
     Deduplicate,
@@ -127,7 +128,7 @@ def test_batched_kernels_are_those_of_one_edge(per):
     kernels = [torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     kernels.append(torch.zeros(2, 3, 3, 3, dtype=torch.float64, requires_grad=True))
     assert_alike(
-        batched_ops.normalize_all(kernels, per), [kernel * ops.kernel_scale(kernel, per) for kernel in kernels], kernels
+        batched.normalize_all(kernels, per), [kernel * ops.kernel_scale(kernel, per) for kernel in kernels], kernels
     )
 
 
@@ -135,10 +136,10 @@ def test_batched_kernels_are_those_of_one_edge(per):
 def test_batched_weights_are_those_of_one_edge(values):
     rows = [[torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values] for _ in range(3)]
     leaves = [weight for row in rows for weight in row]
-    found = [part for total, shares in batched_ops.group_all(rows) for part in (total, *shares)]
+    found = [part for total, shares in batched.group_all(rows) for part in (total, *shares)]
     expected = [part for row in rows for total, shares in [ops.group_weight(row)] for part in (total, *shares)]
     assert_alike(found, expected, leaves)
-    found = [share for shares in batched_ops.share_all(rows) for share in shares]
+    found = [share for shares in batched.share_all(rows) for share in shares]
     assert_alike(found, [share for row in rows for share in ops.group_shares(row)], leaves)
 
 
@@ -146,7 +147,7 @@ def test_batched_merging_is_that_of_one_edge():
     kernels = [[torch.randn(2, 3, k, k, dtype=torch.float64, requires_grad=True) for k in (1, 3)] for _ in range(2)]
     weights = [[torch.randn((), dtype=torch.float64, requires_grad=True), 0.5 + i] for i in range(2)]
     places = [(2, 2), (0, 0)], [(1, 1), (2, 2)], (5, 5)
-    found = batched_ops.merge_all(kernels, weights, *places)
+    found = batched.merge_all(kernels, weights, *places)
     expected = [ops.merge_kernels(*pair, *places) for pair in zip(kernels, weights, strict=True)]
     assert_alike(found, expected, [*kernels[0], *kernels[1], weights[0][0], weights[1][0]])
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import toponas_fx
 from exactness import assert_runs_like, compile_modes_apart, image
 from nets import Net, lines_of, prepare
-from toponas_fx.memory import Memory
+from toponas_fx.analysis.memory import Memory
 from toponas_fx.passes import (
     BatchKernels,
     Deduplicate,

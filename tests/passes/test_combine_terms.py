@@ -66,7 +66,7 @@ def test_all_shares_of_a_group_leave_the_term_bare():
         items = [fast.graph.call_function(getitem, (shares, i)) for i in range(2)]
     node.args = (terms, items, edges)
     (match,) = CombineTerms().plan(fast).matches
-    CombineTerms().apply(match, toponas_fx.rewriter.Rewriter(fast, "combine-terms"))
+    CombineTerms().apply(match, toponas_fx.rewriting.rewriter.Rewriter(fast, "combine-terms"))
     assert not lines_of(fast, "mixed_sum")
     fast.recompile()
     torch.testing.assert_close(fast(X), torch.relu(X))

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from nets import Edge, Net, lines_of
+from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.tensor_type import TensorType
 from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.linspace(-2, 2, 2 * 4 * 3 * 3).view(2, 4, 3, 3)

@@ -9,8 +9,8 @@ import pytest
 
 import toponas_fx
 from toponas_fx import passes
-from toponas_fx.pass_contract import Pass
 from toponas_fx.passes import DetectMixedOps, MergeKernels, NormalizeKernels, ShareModules
+from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.testing.rewrites import text_of
 
 PREREQUISITES = {

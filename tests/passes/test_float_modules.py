@@ -6,8 +6,9 @@ from torch import nn
 
 import toponas_fx
 from nets import Edge, Net, lines_of, prepare, undecide
-from toponas_fx.mixtures import mixtures
-from toponas_fx.pass_contract import Repeat
+from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.module_calls import ModuleCalls
+from toponas_fx.analysis.stages import cheaper_placement
 from toponas_fx.passes import (
     CombineTerms,
     Deduplicate,
@@ -18,8 +19,7 @@ from toponas_fx.passes import (
     ShareModules,
     SharePrefixes,
 )
-from toponas_fx.shareable import ModuleCalls
-from toponas_fx.stages import cheaper_placement
+from toponas_fx.rewriting.pass_base import Repeat
 from toponas_fx.testing import check_keeps, check_pass
 from toponas_fx.testing.rewrites import text_of
 

@@ -10,7 +10,7 @@ import toponas_fx
 from benchmarks.steps import CallCounter
 from nets import Edge, Net, lines_of, prepare
 from toponas_fx import ops
-from toponas_fx.costs import saved_bytes
+from toponas_fx.analysis.costs import saved_bytes
 from toponas_fx.passes import Deduplicate, DetectMixedOps, FoldWeights
 from toponas_fx.testing import check_keeps, check_pass
 
@@ -114,7 +114,7 @@ def calls_of(run) -> int:
 
 @pytest.mark.parametrize("kind", NORMS)
 def test_a_small_norm_takes_no_more_calls_than_a_product_and_computes_the_same(kind, monkeypatch):
-    monkeypatch.setattr("toponas_fx.lean_ops.SMALL", X.numel() + 1)
+    monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", X.numel() + 1)
     x, scale = X.double().requires_grad_(), torch.tensor(1.5).double().requires_grad_()
     module, twin = (next(p for p in copy.deepcopy(NORMS[kind]).double().modules() if hasattr(p, "eps")) for _ in "12")
     found, expected = ops.scaled_norm(x, module, scale), scale * twin(x)

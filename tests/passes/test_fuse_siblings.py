@@ -10,6 +10,8 @@ from torch import nn
 import toponas_fx
 from nets import Edge, Net, lines_of, prepare
 from supernets.nasbench201 import NASBench201Supernet
+from toponas_fx.analysis.topology import build_topology
+from toponas_fx.ops.stacked_norm import stacked_norm
 from toponas_fx.passes import (
     DEFAULT_PASSES,
     DetectMixedOps,
@@ -18,10 +20,8 @@ from toponas_fx.passes import (
     FuseSiblings,
     LowerForDevice,
 )
-from toponas_fx.stacked_norm import stacked_norm
 from toponas_fx.testing import check_pass
 from toponas_fx.testing.differences import EXACT
-from toponas_fx.topology import build_topology
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 import toponas_fx
 from nets import Edge, Net, assert_close, lines_of, prepare, undecide, untouched
 from toponas_fx.errors import PreconditionError
+from toponas_fx.ir.decisions import NormalizedKernel
 from toponas_fx.passes import DetectMixedOps, NormalizeKernels, ShareModules
-from toponas_fx.pipeline import run_passes
-from toponas_fx.sharing import NormalizedKernel
+from toponas_fx.rewriting.pipeline import run_passes
 from toponas_fx.testing import check_pass
 from toponas_fx.testing.differences import EXACT
 from toponas_fx.testing.rewrites import UNDONE, text_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from supernets.primitives import primitive
-from toponas_fx.capture.owners import model_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 CLASSES = 3
 PRIMITIVES = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3")

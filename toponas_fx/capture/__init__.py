@@ -1,4 +1,18 @@
-"""Capture: record one real forward pass as an ``fx.Graph`` (DESIGN section 2)."""
+"""Capture: record one real forward pass as an ``fx.Graph``, and all that it depended on.
+
+A run is recorded, not traced symbolically: architecture parameters that are plain tensors stay reads of these. The
+``recorder`` sees every torch call and writes it down (``torch_calls``, ``values``); torch's own layers stay whole
+(``module_patches``). Sizes and numbers that differ from call to call stay symbolic (``symbolic_sizes``,
+``symbolic_numbers``, ``expressions``). ``small_batches`` records a call at two small batches, which tell whether the
+batch decides anything.
+
+Whatever Python state a run reads is guarded (``guards``, ``attribute_reads``), through functions, closures, globals
+and the environment too (``python_state``, ``outside``); what it leaves in attributes becomes an output
+(``attribute_writes``). What no graph can repeat is a ``CaptureError`` with the user's line: other generators
+(``draws``, ``path_sampling``), state that is not there yet (``not_ready``), writes from outside.
+
+May use: ``module_tree``, ``analysis``, ``ops``, ``ir``, ``errors``, ``progress``; not ``report``, not ``passes``.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +26,22 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
 from toponas_fx.capture.alone import alone
-from toponas_fx.capture.code_state import CodeWatcher
 from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
-from toponas_fx.capture.leaves import watched
+from toponas_fx.capture.module_patches import watched
 from toponas_fx.capture.not_ready import telling_state
-from toponas_fx.capture.owners import model_tensors
-from toponas_fx.capture.quiet import collector_off, no_trace, own_saved_tensors
+from toponas_fx.capture.python_state import CodeWatcher
 from toponas_fx.capture.recorder import Recorder
-from toponas_fx.capture.tree_index import TreeIndex
 from toponas_fx.errors import CaptureError, ForeignDrawError
-from toponas_fx.purity import is_random
+from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.module_tree.isolation import collector_off, no_trace, own_saved_tensors
+from toponas_fx.module_tree.tensor_paths import model_tensors
 
 __all__ = ["Capture", "capture", "no_trace"]
 

@@ -13,14 +13,14 @@ from torch.utils import _pytree as pytree
 from toponas_fx.capture.advice import REPEAT, WRITE
 from toponas_fx.capture.attribute_writes import AttributeWrites, may_be_written
 from toponas_fx.capture.expressions import Computed, Condition, Expression, Given, Numbers, Read
-from toponas_fx.capture.frozen import INHERITED, MISSING, freeze
 from toponas_fx.capture.guards import StateGuards
-from toponas_fx.capture.numbers import RecordedFloat, looks_inside
 from toponas_fx.capture.outside import is_iterator
-from toponas_fx.capture.owners import MODULE_INTERNALS, TensorPath, walk_value
 from toponas_fx.capture.pausing import Pause
+from toponas_fx.capture.symbolic_numbers import RecordedFloat, looks_inside
 from toponas_fx.capture.values import ValueTable, user_location
 from toponas_fx.errors import CaptureError
+from toponas_fx.module_tree.snapshots import INHERITED, MISSING, freeze
+from toponas_fx.module_tree.tensor_paths import MODULE_INTERNALS, TensorPath, walk_value
 
 _CONDITIONS = 64
 """Questions about numbers that are asked again at each call; where there are more, numbers stay constants."""

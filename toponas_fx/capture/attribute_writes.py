@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.capture.frozen import MISSING
-from toponas_fx.capture.layers import is_leaf, names_read
-from toponas_fx.capture.numbers import RecordedFloat
-from toponas_fx.capture.owners import MODULE_INTERNALS, plain_attributes
-from toponas_fx.capture.sizes import RecordedInt
+from toponas_fx.capture.symbolic_numbers import RecordedFloat
+from toponas_fx.capture.symbolic_sizes import RecordedInt
+from toponas_fx.module_tree.layers import is_leaf, names_read
+from toponas_fx.module_tree.snapshots import MISSING
+from toponas_fx.module_tree.tensor_paths import MODULE_INTERNALS, plain_attributes
 
 _PLAIN = frozenset((int, float, complex, str, bool, type(None), torch.dtype, torch.device, RecordedInt, RecordedFloat))
 _Key = tuple[str, str]

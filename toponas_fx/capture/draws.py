@@ -6,8 +6,8 @@ from types import FrameType
 from typing import Any
 
 from toponas_fx.capture.advice import DRAW
-from toponas_fx.capture.quiet import foreign_generators
 from toponas_fx.errors import ForeignDrawError
+from toponas_fx.module_tree.isolation import foreign_generators
 
 
 def why_foreign(before: tuple[Any, Any], where: str, place: str = "") -> ForeignDrawError | None:

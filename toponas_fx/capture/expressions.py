@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.module_tree.index import TreeIndex
 
 
 class _Leaf:

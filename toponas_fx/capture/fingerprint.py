@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.module_tree.index import TreeIndex
 
 
 @dataclass(frozen=True)

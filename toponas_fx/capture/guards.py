@@ -15,8 +15,8 @@ from types import CellType
 from typing import Any, cast
 
 from toponas_fx.capture.expressions import Condition, Read, Reader, Source, present
-from toponas_fx.capture.frozen import INHERITED, MISSING, Kind, agree, freeze, is_own_name
-from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.module_tree.snapshots import INHERITED, MISSING, Kind, agree, freeze, is_own_name
 
 _WATCHED = 64
 _Watched = tuple[dict[str, Any], str, str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from toponas_fx.capture.numbers import RecordedFloat
+from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.errors import ArgumentError, InputError
 
 _IMAGE_SIZE = 32
@@ -168,3 +168,8 @@ def infer_inputs(model: nn.Module) -> tuple[Tensor]:
     raise InputError(
         "the model's first layer tells no input shape; pass example_inputs, e.g. torch.randn(2, 3, 32, 32)"
     )
+
+
+def batch_of(tensors: Iterable[Tensor]) -> int | None:
+    """Return the batch size of a call: the first size of its first tensor that has any; None where none has."""
+    return next((tensor.shape[0] for tensor in tensors if tensor.dim()), None)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from toponas_fx.capture.frozen import MISSING
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.values import user_location
 from toponas_fx.errors import CaptureError, NotReadyError, ToponasError
+from toponas_fx.module_tree.snapshots import MISSING
 
 
 @contextmanager

@@ -27,8 +27,9 @@ from typing import Any
 import torch
 
 from toponas_fx.capture.advice import DRAW, REPEAT
-from toponas_fx.capture.frozen import MISSING
-from toponas_fx.capture.owners import is_library
+from toponas_fx.module_tree.code_names import names_of
+from toponas_fx.module_tree.snapshots import MISSING
+from toponas_fx.module_tree.tensor_paths import is_library
 
 _ANOTHER_EACH_TIME = {
     time: "time time_ns perf_counter perf_counter_ns monotonic monotonic_ns process_time process_time_ns thread_time "
@@ -49,8 +50,6 @@ _SWITCHES = frozenset(
     "get_float32_matmul_precision is_anomaly_enabled".split()
 )
 """Names of torch's functions that tell how it is set."""
-BY_TEXT = frozenset(("globals", "getattr", "hasattr", "vars", "__dict__", "attrgetter", "eval"))
-"""What reads by names that are texts in the code."""
 
 
 class Reading:
@@ -96,15 +95,6 @@ def chains(code: CodeType) -> tuple[tuple[str, ...], ...]:
         chain = (str(instruction.argval),) if is_name else ()
     inner = (chain for part in code.co_consts if isinstance(part, CodeType) for chain in chains(part))
     return tuple(dict.fromkeys((*found, *inner)))
-
-
-@functools.cache
-def names_of(code: CodeType) -> tuple[str, ...]:
-    """Return the names that a function's code, or that of a function within it, looks up, by text too."""
-    texts = (text for text in code.co_consts if isinstance(text, str) and text.isidentifier())
-    by_text = texts if not BY_TEXT.isdisjoint(code.co_names) else ()
-    inner = (name for part in code.co_consts if isinstance(part, CodeType) for name in names_of(part))
-    return tuple(dict.fromkeys((*code.co_names, *by_text, *inner)))
 
 
 def reached(code: CodeType, outer: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -14,27 +14,27 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from toponas_fx import ops
+from toponas_fx.analysis.effects import is_hooked
 from toponas_fx.capture.advice import HOLD, MAKE, REPEAT, SWITCH
 from toponas_fx.capture.attribute_reads import AttributeReads
 from toponas_fx.capture.attribute_writes import AttributeWrites
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
-from toponas_fx.capture.functions import GRAD_MODE, METADATA, canonical, forbidden, name_of
 from toponas_fx.capture.guards import StateGuards
-from toponas_fx.capture.layers import is_leaf
-from toponas_fx.capture.numbers import RecordedFloat
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
-from toponas_fx.capture.quiet import foreign_generators
-from toponas_fx.capture.sizes import RecordedInt
-from toponas_fx.capture.tree_index import TreeIndex
+from toponas_fx.capture.symbolic_numbers import RecordedFloat
+from toponas_fx.capture.symbolic_sizes import RecordedInt
+from toponas_fx.capture.torch_calls import GRAD_MODE, METADATA, canonical, forbidden, name_of
 from toponas_fx.capture.values import ValueTable, user_location
-from toponas_fx.purity import is_hooked
+from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.module_tree.isolation import foreign_generators
+from toponas_fx.module_tree.layers import is_leaf
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
 class Recorder(TorchFunctionMode, AttributeReads):
-    """Records one forward of ``root`` into ``graph``; see DESIGN section 2.
+    """Records one forward of ``root`` into ``graph``.
 
     Attributes:
         graph: the nodes so far. ``meta`` of each holds ``type`` (of its tensor), ``storage`` (a number for the memory

@@ -15,14 +15,15 @@ from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-from toponas_fx import layouts, ops
+from toponas_fx import ops
 from toponas_fx.capture.advice import DENSE, HOLD
 from toponas_fx.capture.legacy import text_of
-from toponas_fx.capture.numbers import RecordedFloat
-from toponas_fx.capture.owners import TensorPath, model_tensors
-from toponas_fx.capture.sizes import RecordedInt
+from toponas_fx.capture.symbolic_numbers import RecordedFloat
+from toponas_fx.capture.symbolic_sizes import RecordedInt
 from toponas_fx.errors import CaptureError
-from toponas_fx.tensor_type import TensorType
+from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.module_tree.tensor_paths import TensorPath, model_tensors
+from toponas_fx.ops import layouts
 
 _PLAIN = (int, float, complex, str, bool, type(None), type(...), torch.dtype, torch.device, torch.layout)
 _PLAIN_TYPES = (*_PLAIN, torch.memory_format)

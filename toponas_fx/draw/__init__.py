@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from toponas_fx.api import simplify
 from toponas_fx.draw.collecting import collect
 from toponas_fx.draw.page import page
 from toponas_fx.draw.sheet import sheet
 from toponas_fx.errors import ArgumentError
-from toponas_fx.model import SimplifiedModule
 from toponas_fx.progress import progress
-from toponas_fx.simplify import simplify
+from toponas_fx.runtime.simplified_module import SimplifiedModule
 
 _WRITERS = {".html": page, ".htm": page, ".svg": sheet}
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import networkx as nx
 
-from toponas_fx.capture.quiet import in_mode
+from toponas_fx.analysis.module_paths import common_path
 from toponas_fx.draw.cells import cell_paths
 from toponas_fx.draw.drawing import DROPPED, KEPT, Candidate, Cell, Deed, Drawing, Edge, Key, PassStep, Term, Value
 from toponas_fx.draw.ends import drawn_ends
 from toponas_fx.draw.live import Live, look
 from toponas_fx.draw.terms import Group, Parts, Terms, groups_of, parts_of
 from toponas_fx.errors import ToponasError
-from toponas_fx.inspection import Inspection, inspection
-from toponas_fx.module_paths import common_path
-from toponas_fx.pass_contract import Pass
-from toponas_fx.pipeline import flatten
-from toponas_fx.report import CandidateReport, Report
+from toponas_fx.module_tree.isolation import in_mode
+from toponas_fx.report.report import CandidateReport, Report
+from toponas_fx.rewriting.pass_base import Pass
+from toponas_fx.rewriting.pipeline import flatten
+from toponas_fx.runtime.inspection import Inspection, inspection
 
 _COSTS = {
     "convolutions": "convolutions",

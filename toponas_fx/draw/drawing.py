@@ -124,7 +124,7 @@ class Edge:
         candidates: as the user wrote them.
         terms: what it computes now.
         around: what the edge is weighted by as a whole, where it is.
-        algebra: what it computed and what it computes, as formulas, see ``toponas_fx.algebra``.
+        algebra: what it computed and what it computes, as formulas, see ``toponas_fx.analysis.algebra``.
         before: costs as the user wrote it; None where not known.
         after: costs now.
     """

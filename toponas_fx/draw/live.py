@@ -13,18 +13,18 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
-from toponas_fx.capture.quiet import collector_off, no_trace
-from toponas_fx.costs import graph_costs
+from toponas_fx.analysis.costs import graph_costs
+from toponas_fx.analysis.effects import is_random
+from toponas_fx.analysis.linear_ops import linear_op
+from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.topology import build_topology
+from toponas_fx.capture.small_batches import record
+from toponas_fx.checking.weight_values import WeightReader, needed_for
 from toponas_fx.draw.drawing import EdgeCosts, Key
-from toponas_fx.inspection import Inspection, at_work
-from toponas_fx.linear_ops import linear_op
-from toponas_fx.mixtures import mixtures
+from toponas_fx.module_tree.isolation import collector_off, no_trace
 from toponas_fx.passes import DetectMixedOps, UnstackSums
-from toponas_fx.pipeline import run_passes
-from toponas_fx.purity import is_random
-from toponas_fx.recording import record
-from toponas_fx.topology import build_topology
-from toponas_fx.weight_values import WeightReader, needed_for
+from toponas_fx.rewriting.pipeline import run_passes
+from toponas_fx.runtime.inspection import Inspection, at_work
 
 NOT_KNOWN = "architecture weights are not shown"
 _DETECTION = (UnstackSums(), DetectMixedOps())

@@ -11,11 +11,11 @@ from typing import Any
 import networkx as nx
 from torch import fx
 
+from toponas_fx.analysis.edge_reader import Edge as EdgeAlgebra
+from toponas_fx.analysis.labels import label_of
 from toponas_fx.draw.drawing import KEPT, ONCE, SHARED, EdgeCosts, Key, Step, Term
 from toponas_fx.draw.live import edge_costs
-from toponas_fx.edge_reader import Edge as EdgeAlgebra
-from toponas_fx.inspection import Inspection
-from toponas_fx.labels import label_of
+from toponas_fx.runtime.inspection import Inspection
 
 Parts = Mapping[Key, list[dict[str, Any]]]
 """The attributes of the terms of each edge in a topology, in order."""

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from toponas_fx.checking.precision import describe
+from toponas_fx.command.factories import load
 from toponas_fx.errors import ArgumentError, ToponasError
-from toponas_fx.factories import load
-from toponas_fx.pass_contract import Pass
-from toponas_fx.precision import describe
+from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.testing.battery import battery
 from toponas_fx.testing.supernets import import_hypothesis
 
@@ -87,7 +87,7 @@ def _loaded(target: str) -> Any:
     if not isinstance(found, type):
         return found
     if not issubclass(found, Pass):
-        raise ArgumentError(f"{target} is no subclass of toponas_fx.pass_contract.Pass")
+        raise ArgumentError(f"{target} is no subclass of toponas_fx.rewriting.pass_base.Pass")
     try:
         return found()
     except Exception as error:  # whatever the constructor raises

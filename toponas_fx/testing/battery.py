@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from toponas_fx.api import simplify
+from toponas_fx.checking.precision import describe
 from toponas_fx.errors import ToponasError
-from toponas_fx.inspection import inspection
-from toponas_fx.pass_contract import Pass, Repeat, Semantics, broken_contract
 from toponas_fx.passes import DEFAULT_PASSES
-from toponas_fx.precision import describe
-from toponas_fx.simplify import simplify
+from toponas_fx.rewriting.pass_base import Pass, Repeat, Semantics, broken_contract
+from toponas_fx.runtime.inspection import inspection
 from toponas_fx.testing.models import DETECTION, Passes, assert_exact, assert_one_hot, quietly
 from toponas_fx.testing.rewrites import check_pass
 from toponas_fx.testing.supernets import RandomSupernet, import_hypothesis, random_supernets

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx.capture.inputs import Inputs
-from toponas_fx.capture.owners import model_tensors
-from toponas_fx.comparison import Run, errors, run_from, trained_tensors
-from toponas_fx.inspection import inspection
-from toponas_fx.precision import copied
+from toponas_fx.checking.comparison import Run, errors, run_from, trained_tensors
+from toponas_fx.checking.precision import copied
+from toponas_fx.module_tree.tensor_paths import model_tensors
+from toponas_fx.runtime.inspection import inspection
 
 EXACT = 1e-10
 """Relative error that passes where the function is the same, in float64."""

@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from toponas_fx.api import restore, simplify
 from toponas_fx.capture.inputs import Inputs, inputs_of
-from toponas_fx.capture.quiet import restored_generators
-from toponas_fx.comparison import run_from, seed_all
+from toponas_fx.checking.comparison import run_from, seed_all
+from toponas_fx.checking.one_hot import Vertices
+from toponas_fx.checking.precision import Subject, copied, default_dtype, subject_of
 from toponas_fx.errors import ArgumentError
-from toponas_fx.kernels import leave_layer
-from toponas_fx.model import SimplifiedModule
+from toponas_fx.module_tree.copying import copy_tree
+from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.options import checked_passes
-from toponas_fx.pass_contract import Pass, Repeat
 from toponas_fx.passes import DetectMixedOps, UnstackSums
-from toponas_fx.precision import Subject, copied, default_dtype, subject_of
-from toponas_fx.simplify import restore, simplify
+from toponas_fx.rewriting.pass_base import Pass, Repeat
+from toponas_fx.runtime.normalized_layers import leave_layer
+from toponas_fx.runtime.simplified_module import SimplifiedModule
 from toponas_fx.testing.differences import (
     EXACT,
     differences,
@@ -32,8 +34,6 @@ from toponas_fx.testing.differences import (
     mode_text,
     scatter_statistics,
 )
-from toponas_fx.tree import copy_tree
-from toponas_fx.vertices import Vertices
 
 ONE_HOT = 1e-9
 """The same at one-hot architectures, where a norm undoes the scale of a kernel."""

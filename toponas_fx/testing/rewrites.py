@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from toponas_fx.api import simplify
 from toponas_fx.capture.inputs import Inputs, inputs_of
-from toponas_fx.capture.quiet import no_trace
-from toponas_fx.comparison import run_from
+from toponas_fx.checking.comparison import run_from
 from toponas_fx.errors import ArgumentError
-from toponas_fx.graph_text import format_graph
-from toponas_fx.inspection import inspection
-from toponas_fx.pass_contract import Pass, Plan, Repeat, Semantics, broken_contract, in_stages
-from toponas_fx.pipeline import Change, PassRecord, run_passes
-from toponas_fx.simplify import simplify
+from toponas_fx.ir.printer import format_graph
+from toponas_fx.module_tree.isolation import no_trace
+from toponas_fx.rewriting.pass_base import Pass, Plan, Repeat, Semantics, broken_contract, in_stages
+from toponas_fx.rewriting.pipeline import Change, PassRecord, run_passes
+from toponas_fx.runtime.inspection import inspection
 from toponas_fx.testing.differences import EXACT, differences, differences_from, doubled, fail, prepared
 from toponas_fx.testing.models import ONE_HOT, differences_at_vertices, quietly
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.capture.quiet import restored_generators
 from toponas_fx.errors import ArgumentError, ToponasError
+from toponas_fx.module_tree.isolation import restored_generators
 
 OPS = ("none", "skip", "conv1", "conv3", "conv5", "dil3", "avg", "max", "relu_only", "linear_bn")
 """Candidate operations, by name."""

@@ -1,0 +1,260 @@
+"""The topology of a supernet: a multigraph whose nodes are values and whose edges are candidates.
+
+An analysis over the normal form: it reads ``mixed_sum`` nodes, before or after the other rewrites, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import fx
+
+from toponas_fx import ops
+from toponas_fx.analysis.candidate_names import candidate_names, is_zero
+from toponas_fx.analysis.labels import label_of
+from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum, mixtures
+from toponas_fx.analysis.module_paths import common_path, is_under, place_of
+from toponas_fx.ops import layouts
+from toponas_fx.ops.average_pooling import scaled_avg_pool2d
+from toponas_fx.ops.stacked_norm import stacked_norm
+
+_INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
+_NO_DATA = ("size", "numel", "dim", ops.guard, layouts.takes_over)
+RESHAPES = ("unbind", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", torch.reshape)
+"""Calls that a weight may go through and still be the same element."""
+
+
+def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
+    """Return the values and candidates of a model in which mixed sums were detected.
+
+    Graph nodes are the results of mixed sums and the values that their candidates start from, keyed by the name of
+    the fx node (``"inputs"`` where candidates start from several inputs, ``"constant"`` where from none), with the
+    attributes ``type``, such as ``f32[2,4,8,8]``, and ``op``.
+
+    An edge of ``kind="candidate"`` leads from the value that a candidate reads to its mixed sum: ``mixture`` (the edge
+    number within the sum), ``position`` (of the term), ``nodes`` (the fx nodes between, in order, the term last),
+    ``ops`` (a label for each of them; ``("identity",)`` for the value itself, ``("zero",)`` for a term that is always
+    zero), ``name`` (in the field's words, ``sep_conv_3x3``, or the user's own), ``modules`` (paths of the modules
+    called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from). An edge of
+    ``kind="plain"`` connects a value with one that is computed from it otherwise;
+    ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows, counts them.
+    """
+    found = list(mixtures(gm.graph))
+    flow = _Flow(gm.graph, found)
+    sources = _find_sources(flow, found)
+    graph = nx.MultiDiGraph()
+    for mixture, source in zip(found, sources, strict=True):
+        _add_value(graph, gm, mixture.node)
+        chains = [flow.between(source, term) for term in mixture.terms]
+        names = candidate_names(gm, mixture, chains)
+        parts = zip(mixture.positions, mixture.terms, mixture.weights, chains, names, strict=True)
+        for position, term, weight, chain, name in parts:
+            text = _weight_text(_folded_weight(term) or weight)
+            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text, "name": name}
+            start = _add_value(graph, gm, source)
+            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
+    _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
+    candidates = sum(len(mixture.positions) for mixture in found)
+    graph.graph["name"] = f"{len(found)} mixed operations of {candidates} terms"
+    return graph
+
+
+class _Flow:
+    """The flow of data from inputs to outputs: without what only reads parameters, weights of sums, and sizes.
+
+    Data reaches a mixed sum through a point of its own for each mixture, ``(node, edge)``.
+    """
+
+    def __init__(self, graph: fx.Graph, found: list[Mixture]) -> None:
+        """Order the nodes of a graph and find their dominators and post-dominators."""
+        self.order: dict[Any, float] = {node: index for index, node in enumerate(graph.nodes)}
+        self.data = nx.DiGraph()
+        self.data.add_nodes_from([_INPUTS, _EXIT])
+        own: dict[fx.Node, list[Mixture]] = {mixture.node: [] for mixture in found}
+        for mixture in found:
+            own[mixture.node].append(mixture)
+        for node in graph.nodes:
+            for mixture in own.get(node, ()):
+                self.order[node, mixture.edge] = self.order[node] - 0.5
+                self._add((node, mixture.edge), mixture.terms)
+            self._add(node, [(node, mixture.edge) for mixture in own[node]] if node in own else _read_by(node))
+        ends = [node for node, degree in self.data.out_degree if degree == 0 and node != _EXIT]
+        self._add(_EXIT, ends)
+        self.above: dict[Any, Any] = nx.immediate_dominators(self.data, _INPUTS)
+        self.below: dict[Any, Any] = nx.immediate_dominators(self.data.reverse(copy=False), _EXIT)
+        self.order.update({_INPUTS: -1, _EXIT: len(self.order)})
+
+    def _add(self, value: Any, parents: Iterable[Any]) -> None:
+        self.data.add_edges_from((parent, value) for parent in parents if parent in self.data)
+
+    def common_dominator(self, nodes: Iterable[fx.Node]) -> Any:
+        """Return the nearest value that every path from the inputs to any of the nodes goes through."""
+        first, *rest = nodes
+        found: Any = first
+        for other in rest:
+            node: Any = other
+            while node is not found:  # a dominator comes before what it dominates
+                if self.order[node] > self.order[found]:
+                    node = self.above[node]
+                else:
+                    found = self.above[found]
+        return found
+
+    def climb(self, value: Any, is_part: Callable[[fx.Node], bool]) -> Any:
+        """Return the nearest dominator that is an input, a mixture or no part; none that has mixtures below it."""
+        while isinstance(value, fx.Node) and value.op != "placeholder" and not is_mixed_sum(value) and is_part(value):
+            higher = self.above[value]
+            if higher == _INPUTS or any(is_mixed_sum(node) for node in self.between(higher, value)):
+                break
+            value = higher
+        return value
+
+    def serves_only(self, node: Any, end: Any) -> bool:
+        """Tell whether all that is computed from a node goes into ``end``, which then post-dominates it."""
+        while self.order[node] < self.order[end]:
+            node = self.below[node]
+        return bool(node == end)
+
+    def between(self, source: Any, term: Any) -> list[fx.Node]:
+        """Return the nodes on the paths from a value, exclusive, to a term, inclusive, in order."""
+        if term is source or term not in self.data:
+            return [term] if isinstance(term, fx.Node) and term is not source else []
+        region = self.upstream(term, {source})
+        return sorted((node for node in region - {source} if isinstance(node, fx.Node)), key=self.order.__getitem__)
+
+    def upstream(self, node: fx.Node, boundary: set[Any]) -> set[Any]:
+        """Return a node and all that it is computed from, up to a boundary, inclusive."""
+        seen, queue = {node}, [node]
+        while queue:
+            for parent in self.data.pred[queue.pop()]:
+                if parent not in seen and parent != _INPUTS:
+                    seen.add(parent)
+                    queue += [] if parent in boundary else [parent]
+        return seen
+
+
+def _read_by(node: fx.Node) -> list[Any]:
+    if node.op == "placeholder":
+        return [_INPUTS]
+    if node.target in _NO_DATA:
+        return []
+    return [parent for parent in node.all_input_nodes if parent.target is not layouts.takes_over]
+
+
+def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
+    """Return the value that each mixture's candidates read.
+
+    That is the nearest common dominator of its terms, but no part of a candidate: a term that only its mixture reads
+    is the end of one, and what candidates' modules compute may have been shared by several, across mixtures too.
+    """
+    nearest = [_nearest_source(flow, mixture) for mixture in found]
+    pairs = list(zip(found, nearest, strict=True))
+    scopes = {scope for mixture, source in pairs for scope in _candidate_scopes(flow, mixture, source)}
+    sources: list[Any] = []
+    for mixture, source in pairs:
+        outer = [scope for scope in scopes if not is_under(_home(mixture), scope)]
+
+        def is_part(value: fx.Node, outer: list[str] = outer) -> bool:
+            return any(is_under(place_of(value), scope) for scope in outer)
+
+        sources.append(flow.climb(source, is_part))
+    return sources
+
+
+def _nearest_source(flow: _Flow, mixture: Mixture) -> Any:
+    terms = dict.fromkeys(term for term in mixture.terms if term in flow.data)
+    if not terms:
+        return _CONSTANT
+    source, home = flow.common_dominator(terms), _home(mixture)
+    if source not in terms:
+        return source
+    others = {_branch(term, home) for term in terms if term is not source} - {""}
+    branches = {_branch(source, home)} if len(terms) == 1 else others
+    end = mixture.node, mixture.edge
+    return flow.climb(source, lambda value: _branch(value, home) in branches and flow.serves_only(value, end))
+
+
+def _candidate_scopes(flow: _Flow, mixture: Mixture, source: Any) -> list[str]:
+    """Return, for each candidate with nodes of its own, the innermost module that they all run in or are."""
+    chains = {term: flow.between(source, term) for term in mixture.terms if term in flow.data}
+    counts = Counter(node for chain in chains.values() for node in chain)
+    owned = [[place_of(node) for node in chain if counts[node] == 1] for chain in chains.values()]
+    scopes = [common_path(places) for places in owned if places]
+    inside = [scope for scope in scopes if scope != _home(mixture) and is_under(scope, _home(mixture))]
+    return [s for s in inside if sum(is_under(s, other) or is_under(other, s) for other in scopes) == 1]
+
+
+def _home(mixture: Mixture) -> str:
+    return str(mixture.node.meta.get("scope", ""))
+
+
+def _branch(node: fx.Node, home: str) -> str:
+    """Return the first name below ``home`` on the way to where a node runs; empty where it runs elsewhere."""
+    place = place_of(node)
+    return place[len(home) :].lstrip(".").split(".")[0] if is_under(place, home) else ""
+
+
+def _add_value(graph: nx.MultiDiGraph, gm: fx.GraphModule, value: Any) -> str:
+    if not isinstance(value, fx.Node):
+        graph.add_node(value, type="", op=value)
+        return str(value)
+    graph.add_node(value.name, type=str(value.meta.get("type", "")), op=label_of(gm, value))
+    return value.name
+
+
+def _candidate(gm: fx.GraphModule, term: Any, chain: list[fx.Node]) -> dict[str, Any]:
+    labels = tuple(label_of(gm, node) for node in chain) or (
+        ("identity",) if isinstance(term, fx.Node) else (_CONSTANT,)
+    )
+    origins = dict.fromkeys(name for node in chain for name in node.meta.get("origin", (node.name,)))
+    return {
+        "ops": ("zero",) if is_zero(term) else labels,
+        "nodes": tuple(node.name for node in chain),
+        "modules": tuple(str(node.target) for node in chain if node.op == "call_module"),
+        "origins": tuple(origins),
+    }
+
+
+def _connect(graph: nx.MultiDiGraph, flow: _Flow, values: dict[str, fx.Node]) -> None:
+    """Add the plain edges: what sources, and sums within candidates, are computed from."""
+    known = set(values.values())
+    for name, value in values.items():
+        if value not in flow.data:
+            continue
+        region = flow.upstream(value, known - {value})
+        for start in sorted(region & known - {value}, key=flow.order.__getitem__):
+            if is_mixed_sum(value) and (not is_mixed_sum(start) or graph.has_edge(start.name, name)):
+                continue
+            inner = nx.descendants(flow.data.subgraph(region - known | {start}), start)
+            between = sum(isinstance(node, fx.Node) for node in inner)
+            graph.add_edge(start.name, name, kind="plain", between=between)
+
+
+def _folded_weight(term: Any) -> Any:
+    """Return the weight that a term carries itself, or None."""
+    target = getattr(term, "target", None)
+    if target is ops.scaled_norm:
+        return term.args[2]
+    if target is operator.getitem and term.args[0].target is stacked_norm:
+        return term.args[0].args[2][term.args[1]]
+    return term.args[1] if target is scaled_avg_pool2d else None
+
+
+def _weight_text(weight: Any) -> str:
+    """Write a weight as its user would: ``softmax[0][2]``."""
+    if not isinstance(weight, fx.Node):
+        return f"{weight:g}"
+    if weight.op == "get_attr":
+        return str(weight.target)
+    if weight.target in RESHAPES:
+        return _weight_text(weight.args[0])
+    if weight.target is operator.getitem:
+        return f"{_weight_text(weight.args[0])}[{str(weight.args[1]).strip('()')}]"
+    if weight.target is operator.mul:
+        return " * ".join(_weight_text(factor) for factor in weight.args)
+    return weight.name

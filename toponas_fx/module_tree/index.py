@@ -1,0 +1,100 @@
+"""The modules of a tree by path, and a check that the tree still is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any
+
+from torch import nn
+
+from toponas_fx.analysis.effects import hook_tables, is_hooked
+from toponas_fx.module_tree.layers import Layers
+
+
+def walk_modules(root: nn.Module, left_out: Container[str] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module with its path, in torch's order, a tied one once under each of its paths.
+
+    Paths that are ``left_out`` are passed over, with all below them.
+    ``named_modules`` takes a while for the thousands of modules of a supernet: it nests a generator a level.
+    """
+    stack = [("", root)]
+    while stack:
+        path, module = stack.pop()
+        yield path, module
+        prefix = f"{path}." if path else ""
+        children = [(prefix + name, child) for name, child in module._modules.items() if child is not None]
+        stack += [child for child in reversed(children) if child[0] not in left_out] if left_out else children[::-1]
+
+
+@dataclass(frozen=True)
+class TreeIndex:
+    """All modules of a tree by path, and the links that make it up.
+
+    Attributes:
+        modules: path to module, the root under the empty path; a tied module under each of its paths.
+        paths: identity of a module to the first of its paths.
+        parents: the table of children of each module that has some.
+        held: what these held.
+        names: the names in them, in order, table after table.
+        childless: the tables of the others.
+        hooks: the tables of hooks of all modules below the root.
+        attributes: the tables of attributes of the same.
+        layers: torch's own among the modules.
+        watched: what ``StateGuards`` look up here, each by its owner's table of attributes.
+    """
+
+    modules: dict[str, nn.Module]
+    paths: dict[int, str]
+    parents: list[dict[str, nn.Module | None]]
+    held: list[dict[str, nn.Module | None]]
+    names: list[str]
+    childless: list[dict[str, nn.Module | None]]
+    hooks: list[dict[int, Any]]
+    attributes: list[dict[str, Any]]
+    layers: Layers
+    watched: dict[int, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, root: nn.Module) -> TreeIndex:
+        """Index a tree."""
+        modules = dict(walk_modules(root))
+        paths: dict[int, str] = {}
+        for path, module in modules.items():
+            paths.setdefault(id(module), path)
+        unique = [modules[path] for path in paths.values()]
+        tables = [module._modules for module in unique if isinstance(module._modules, dict)]  # a scripted one's are not
+        parents, childless = [table for table in tables if table], [table for table in tables if not table]
+        attributes = [vars(module) for module in unique[1:]]
+        held, names = [dict(children) for children in parents], list(chain.from_iterable(parents))
+        hooks, layers = list(hook_tables(unique[1:])), Layers.of(zip(paths.values(), unique, strict=True))
+        return cls(modules, paths, parents, held, names, childless, hooks, attributes, layers)
+
+    def first_path(self, target: str) -> str:
+        """Return the first path of the module, or of the module's attribute, at a path: tied ones have several."""
+        if target in self.modules:
+            return self.paths[id(self.modules[target])]
+        owner, _, name = target.rpartition(".")
+        return f"{self.paths[id(self.modules[owner])]}.{name}" if owner in self.modules else target
+
+    def is_current(self) -> bool:
+        """Tell whether every module still has the same children, in the same order."""
+        if any(self.childless) or self.parents != self.held:
+            return False
+        return list(chain.from_iterable(self.parents)) == self.names  # equal dicts may differ in order
+
+    def patched(self) -> dict[str, Any]:
+        """Return the modules below the root that do not simply run their class's forward, by path.
+
+        They carry hooks, or a forward of their own; the value tells which.
+        """
+        if not any(self.hooks) and not any(map(dict.__contains__, self.attributes, repeat("forward"))):
+            return {}
+        return dict(self._patches())
+
+    def _patches(self) -> Iterator[tuple[str, tuple[bool, Callable[..., Any] | None]]]:
+        for path in self.paths.values():
+            module = self.modules[path]
+            if path and ("forward" in vars(module) or is_hooked(module)):
+                yield path, (is_hooked(module), vars(module).get("forward"))

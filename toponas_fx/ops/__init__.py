@@ -1,0 +1,38 @@
+"""The functions that rewritten graphs call; plain torch code, differentiable twice.
+
+A graph may call what is exported here, and what the other modules of this room export under their own names:
+``custom_autograd`` (sums and depthwise convolutions whose backward passes cost less than autograd's),
+``merged_kernels``, ``average_pooling``, ``batched`` (the arithmetic of many edges at once), ``stacked_norm``,
+``layouts`` (channels-last inside a graph, the original's layout at its border) and ``recomputing`` (cheap operations
+that keep a recipe in place of their result).
+
+A new operation is a function in a file of its own or beside its kin. It takes tensors, modules and plain numbers, is
+right under ``torch.func``, autocast and second derivatives, and states shapes and the source of its formula. What
+passes need to know of it stands in ``toponas_fx.analysis``: its family (``families``), its name for people
+(``labels``), whether it may be removed or merged (``effects``).
+
+May use: ``errors``.
+"""
+
+from toponas_fx.ops.group_weights import ZERO_WEIGHT, group_shares, group_weight, signs_of
+from toponas_fx.ops.kernels import embed_kernel, kernel_scale, merge_biases, merge_kernels, scale_bias
+from toponas_fx.ops.mixed_sums import mixed_sum
+from toponas_fx.ops.norms import copy_statistics, scaled_norm
+from toponas_fx.ops.recorded import ApplyFunction, guard
+
+__all__ = [
+    "ZERO_WEIGHT",
+    "ApplyFunction",
+    "copy_statistics",
+    "embed_kernel",
+    "group_shares",
+    "group_weight",
+    "guard",
+    "kernel_scale",
+    "merge_biases",
+    "merge_kernels",
+    "mixed_sum",
+    "scale_bias",
+    "scaled_norm",
+    "signs_of",
+]

@@ -1,0 +1,47 @@
+"""The normal form of every mixed operation: a sum of terms, each times its weight.
+
+Shapes: ``n`` candidates of one edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.custom_autograd import sees_plain_autograd, weighted_sum
+
+
+def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float], edges: tuple[int, ...]) -> Tensor:
+    """Return ``sum_i weights[i] * terms[i]``, added from the left: the normal form of every mixture.
+
+    Args:
+        terms: n tensors of one shape, or plain numbers that broadcast.
+        weights: n scalars, ``f32[]`` each or numbers; the number 1 leaves its term as it is.
+        edges: n edge numbers, for analyses only: terms with the same number belong to one mixture.
+
+    Returns:
+        The sum, of the terms' shape.
+    """
+    if len(terms) > 1 and _are_alike(terms, weights) and sees_plain_autograd():
+        return weighted_sum(terms, weights)  # type: ignore[arg-type]
+    total: Any = None
+    for term, weight in zip(terms, weights, strict=True):
+        weighted = term if isinstance(weight, (float, int)) and weight == 1 else term * weight
+        total = weighted if total is None else total + weighted
+    result: Tensor = total
+    return result
+
+
+def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
+    """Tell whether terms are tensors of one shape, and weights scalars, of one dtype."""
+    first = terms[0]
+    if type(first) is not Tensor or not first.is_floating_point() or first.numel() < custom_autograd.SMALL:
+        return False
+    kind = first.dtype, first.shape, first.device
+    if not all(type(term) is Tensor and (term.dtype, term.shape, term.device) == kind for term in terms):
+        return False
+    scalars = [weight for weight in weights if isinstance(weight, Tensor)]
+    return all(not scalar.dim() and scalar.dtype == first.dtype for scalar in scalars)

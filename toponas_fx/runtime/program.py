@@ -1,0 +1,276 @@
+"""A compiled graph and the conditions under which it may run."""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import linecache
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _format_target
+from torch.utils import _pytree as pytree
+
+from toponas_fx import ops
+from toponas_fx.capture import Capture
+from toponas_fx.capture.expressions import Given, Source
+from toponas_fx.capture.fingerprint import Fingerprint
+from toponas_fx.capture.guards import Change, StateGuards
+from toponas_fx.capture.inputs import batch_of
+from toponas_fx.ir.serialization import dump_graph, load_graph
+from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.module_tree.snapshots import Same, freeze
+from toponas_fx.ops import recomputing
+from toponas_fx.runtime.equal_statistics import norms_agree
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of forward, taken apart.
+
+    Attributes:
+        tensors: the tensors among them, in order.
+        key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
+            tensor's dtype, device and sizes, flat.
+        numbers: the floats among them, in order; a program may depend on those too.
+    """
+
+    tensors: tuple[Tensor, ...]
+    key: tuple[Any, ...]
+    numbers: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Call:
+        """Take a call's arguments apart."""
+        modes = (training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            x = args[0]
+            return cls(args, ("x", 1, modes[0], x.dim(), *modes[1:], x.dtype, x.device, *x.shape))
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
+        numbers = tuple(leaf for leaf in leaves if type(leaf) is float)
+        ranks = tuple(tensor.dim() for tensor in tensors)
+        details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
+        return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details), numbers)
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        """The part of the key that always matters: structure, plain values, training flag, ranks."""
+        return self.key[:4]
+
+    @functools.cached_property
+    def any_batch(self) -> tuple[Any, ...]:
+        """The key with the batch left open: the first size of the first tensor, and of all others that have it."""
+        batch = batch_of(self.tensors)
+        head = len(self.key) - sum(2 + tensor.dim() for tensor in self.tensors)
+        details: list[Any] = []
+        for tensor in self.tensors:
+            sizes: tuple[Any, ...] = tuple(tensor.shape)
+            if sizes and sizes[0] == batch:
+                sizes = ("any batch", *sizes[1:])
+            details += [tensor.dtype, tensor.device, *sizes]
+        return (*self.key[:head], *details)
+
+    @property
+    def with_gradients(self) -> tuple[Any, ...]:
+        """The same key for a call with gradients on."""
+        key = self.any_batch
+        return (*key[:4], True, *key[5:])
+
+
+_PATH = re.compile(r'(?:getattr\()*self(?:\.\w+|, "[^"]*"\))+')
+
+
+def _respelt(code: str, graph: fx.Graph, spell: Callable[[list[str]], str]) -> str:
+    """Return the code of a graph with the path of each module and attribute in other words."""
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    spelt = {_format_target("self", target): spell(target.split(".")) for target in targets}
+    return _PATH.sub(lambda found: spelt.get(found[0], found[0]), code)
+
+
+def _readable(names: list[str]) -> str:
+    """Return a path as fx writes it; names that are no identifiers, or keywords (a candidate "None"), with getattr."""
+    return functools.reduce(_step, names, "self")
+
+
+def _fast(entered: Iterable[str]) -> Callable[[list[str]], str]:
+    """Return how to write paths so that modules, of which those entered are known, are read from the dicts they are in.
+
+    ``Module.__getattr__`` is Python: a supernet of small tensors spends a twentieth of its forward there.
+    """
+    modules = {tuple(names[:end]) for names in (p.split(".") for p in entered) for end in range(1, len(names) + 1)}
+
+    def spell(names: list[str]) -> str:
+        known = next((end for end in range(len(names), 0, -1) if tuple(names[:end]) in modules), 0)
+        path = "".join(["self", *(f'._modules["{name}"]' for name in names[:known])])
+        return functools.reduce(_step, names[known:], path)
+
+    return spell
+
+
+def _step(path: str, name: str) -> str:
+    is_plain = name.isidentifier() and not keyword.iskeyword(name)
+    return f"{path}.{name}" if is_plain else f'getattr({path}, "{name}")'
+
+
+def _plain(value: Any) -> Any:
+    """Return what two calls must agree in: 1 and True differ, and so do two modules; floats are looked at apart."""
+    if type(value) is float:
+        return float
+    return type(value), Same(value) if isinstance(value, nn.Module) else freeze(value)
+
+
+@dataclass
+class Program:
+    """A graph compiled to a function ``run(model, *tensors)``, and when it holds.
+
+    Attributes:
+        graph: what it computes; its targets are paths in the model's tree.
+        guards: the Python state it depends on.
+        fingerprint: of the run it was captured from.
+        sizes_used: what the captured run did with sizes besides arithmetic.
+        entered: paths of the modules that the captured run went through.
+        any_grad_mode: True where it computes calls without gradients too.
+        writes: path of the module and name of each attribute that forward writes; ``run`` returns their values, too.
+        draws: whether the captured run drew at random: passes leave more alone then than evaluation asks for.
+        keys: of the calls that were seen to take its path, each with the floats given; None for inputs.
+        given: which of the floats among a call's arguments are inputs, after the tensors.
+        any_batch: True where the batch decides nothing, and keys may leave it open.
+        equal_norms: norms of which one counts for the others, by path; it holds while their statistics agree.
+        has_mixtures: whether mixtures were found in it; None where no pass looked for them.
+        was_reused: True once it ran in a later call than the one it was made for.
+        has_guards: True where the graph itself checks answers read from data.
+        has_writes: True where it writes to memory that existed before.
+    """
+
+    captured: InitVar[Capture]
+    call: InitVar[Call]
+    any_batch: bool = False
+    has_mixtures: bool | None = None
+    equal_norms: tuple[tuple[str, ...], ...] = field(init=False)
+    was_reused: bool = field(default=False, init=False)
+    keys: set[tuple[tuple[Any, ...], tuple[float | None, ...]]] = field(init=False)
+    given: tuple[int, ...] = field(init=False)
+    graph: fx.Graph = field(init=False)
+    guards: StateGuards = field(init=False)
+    fingerprint: Fingerprint = field(init=False)
+    sizes_used: tuple[tuple[Any, ...], ...] = field(init=False)
+    entered: tuple[str, ...] = field(init=False)
+    any_grad_mode: bool = field(init=False)
+    writes: tuple[tuple[str, str], ...] = field(init=False)
+    draws: bool = field(init=False)
+    run: Callable[..., Any] = field(init=False)
+    code: str = field(init=False)
+    has_guards: bool = field(init=False)
+    has_writes: bool = field(init=False)
+
+    def __post_init__(self, captured: Capture, call: Call) -> None:
+        """Compile what was captured of a call."""
+        positions = (number.position for number in captured.numbers if isinstance(number, Given))
+        self.given = tuple(sorted(positions))
+        self.keys = {(call.any_batch if self.any_batch else call.key, self._held(call))}
+        self.graph, self.guards, self.entered = captured.graph, captured.guards, captured.entered
+        self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
+        self.any_grad_mode, self.draws, self.writes = captured.any_grad_mode, captured.draws, captured.writes
+        self.compile()
+
+    def compile(self) -> None:
+        """Compile the graph as it stands now."""
+        python = self.graph.python_code("self")
+        self.code = _respelt(python.src, self.graph, _readable)
+        run = _respelt(python.src, self.graph, _fast(self.entered))
+        filename = f"<toponas_fx program {id(self)}>"
+        linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
+        scope = dict(python.globals)
+        exec(compile(run, filename, "exec"), scope)
+        keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
+        self.run = recomputing.keeping_inputs(scope["forward"]) if keeps_inputs else scope["forward"]
+        self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
+        self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
+        copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
+        self.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        """What the keys of all its calls agree in."""
+        return next(iter(self.keys))[0][:4]
+
+    def accepts(self, call: Call) -> bool:
+        """Tell whether a run with a call's key was seen to take this path."""
+        held = self._held(call)
+        if (call.key, held) not in self.keys:
+            is_known = (call.any_batch, held) in self.keys
+            if not is_known and not (self.any_grad_mode and (call.with_gradients, held) in self.keys):
+                return False
+            self.keys.add((call.key, held))  # found faster from now on
+        return True
+
+    def inputs(self, call: Call) -> tuple[Any, ...]:
+        """Return what to run it with."""
+        return (*call.tensors, *(call.numbers[position] for position in self.given)) if self.given else call.tensors
+
+    def other_numbers(self, call: Call) -> Iterator[tuple[Source, tuple[float, float]]]:
+        """Yield the floats that a call of this kind was given and now is given others for, with both."""
+        for key, held in self.keys:
+            for position, (was, value) in enumerate(zip(held, call.numbers, strict=False)):
+                if key[:4] == call.fixed and was is not None and was != value:
+                    yield Given(position), (was, value)
+
+    def _held(self, call: Call) -> tuple[float | None, ...]:
+        """Return the floats that a call is given, None for those that are inputs."""
+        if not self.given:
+            return call.numbers
+        return tuple(None if i in self.given else number for i, number in enumerate(call.numbers))
+
+    def extend(self, call: Call, guards: StateGuards, *, any_batch: bool) -> None:
+        """Note that a call with another key, or other guards, took the same path."""
+        self.keys.add((call.any_batch if any_batch else call.key, self._held(call)))
+        self.guards.add(guards)
+
+    def for_evaluation(self, call: Call, guards: StateGuards, *, any_batch: bool) -> Program:
+        """Return this program of training as one that evaluation, which took the same path, runs too.
+
+        Norms count no more then.
+        """
+        twin = self._alike()
+        twin.keys = {(call.any_batch if any_batch else call.key, self._held(call))}
+        twin.guards, twin.was_reused = replace(guards, layers=self.guards.layers), False
+        return twin
+
+    def norms_agree(self, tree: TreeIndex) -> bool:
+        """Return whether norms of which one counts for the others have equal statistics still."""
+        return not self.equal_norms or norms_agree(self.equal_norms, tree)
+
+    def first_change(self, tree: TreeIndex, given: Sequence[float] = ()) -> Change | None:
+        """Return what changed in the Python state it depends on, or None; ``given`` are the floats of the call."""
+        return self.guards.first_change(tree, given)
+
+    def copy(self) -> Program:
+        """Return a program with a graph of its own."""
+        twin = self._alike()
+        twin.graph, twin.keys = load_graph(dump_graph(self.graph)), set(self.keys)
+        twin.compile()
+        return twin
+
+    def _alike(self) -> Program:
+        twin = object.__new__(Program)
+        vars(twin).update(vars(self))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Write the graph as plain data."""
+        state = {name: value for name, value in vars(self).items() if name not in ("run", "code", "graph")}
+        return {**state, "rows": dump_graph(self.graph)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the graph and compile it."""
+        self.graph = load_graph(state.pop("rows"))
+        vars(self).update(state)
+        self.compile()
