@@ -176,9 +176,14 @@ def _holds(container: Any, items: Any, kind: type | None = None) -> bool:
     if len(container) != len(items):
         return False
     if isinstance(container, dict):
-        is_same = all(map(operator.is_, container, items))
+        is_same = all(map(_is_same_key, container, items))
         return is_same and all(map(operator.is_, container.values(), items.values()))
     return bool(container == items) if isinstance(container, set) else all(map(operator.is_, container, items))
+
+
+def _is_same_key(key: Any, other: Any) -> bool:
+    """Tell whether keys are one object, or names written alike: what pickle wrote comes back as other strings."""
+    return key is other or (type(key) is type(other) is str and key == other)
 
 
 def _is_kept(kind: type, name: str) -> bool:
