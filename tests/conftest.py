@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -15,11 +16,31 @@ QUICK += ("program", "purity", "rewriter", "signatures", "topology", "verifier",
 """Of ``tests/passes`` all, and of the others those of these names: what a minute can tell, ``pytest -m quick``."""
 
 
+SAMPLED = {
+    **dict.fromkeys(("supernets", "search_loops"), 11),
+    **dict.fromkeys(("darts_space",), 8),
+    **dict.fromkeys(("algebra_counts", "fail_open", "layouts", "leaf_options", "numbers", "numbers_given"), 5),
+    **dict.fromkeys(("supernets_float32", "check", "nasbench201"), 5),
+    **dict.fromkeys(("example_distributed", "example_search", "search_loops_field", "search_step"), 4),
+    **dict.fromkeys(("compile", "copies_captured", "deduplicate", "example_inputs", "float_modules", "tuning"), 3),
+    **dict.fromkeys(("lean_ops", "search_darts", "user_names", "unstack_sums", "chains"), 3),
+}
+"""Of these files' cases, grids over idioms, options and modes, plain pytest runs one in so many; the others are slow."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark what is quick, once it is known what is slow."""
+    """Mark what plain pytest leaves to the slow lane, and of what it runs what is quick."""
+    counts = Counter()
     for item in items:
-        is_named = item.path.stem.removeprefix("test_") in QUICK or item.path.parent.name == "passes"
-        if is_named and item.get_closest_marker("slow") is None:
+        name = item.path.stem.removeprefix("test_")
+        is_slow = item.get_closest_marker("slow") is not None
+        if not is_slow and name in SAMPLED:
+            counts[name] += 1
+            is_slow = counts[name] % SAMPLED[name] != 1
+            if is_slow:
+                item.add_marker("slow")
+        if not is_slow and (name in QUICK or item.path.parent.name == "passes"):
             item.add_marker("quick")
 
 

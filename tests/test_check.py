@@ -135,7 +135,7 @@ def test_statistics_of_another_norm_are_found(monkeypatch: pytest.MonkeyPatch) -
         real.run = lambda model, *tensors: run(model, *tensors) + 1e-6 * model.get_buffer("edges.0.2.2.running_mean")[0]
         return fast
 
-    monkeypatch.setattr(sys.modules["toponas_fx.check"], "simplify", spoiled)
+    monkeypatch.setattr(sys.modules["toponas_fx.checking.check"], "simplify", spoiled)
     verdict = toponas_fx.check(Supernet(), X)
     assert {check.training for check in verdict.failures} == {False}
     assert not any(check.at == "its own weights" for check in verdict.failures)

@@ -129,7 +129,7 @@ def test_every_space(space: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("toponas_fx.ops.custom_autograd.SMALL", SMALL)
     model = SPACES[space]()
     fast = toponas_fx.simplify(model, images()[0], mode=mode, passes=PASSES)
-    assert space == "gdas" or "= toponas_fx_layouts_channels_last(" in fast.train().code
+    assert space == "gdas" or "= toponas_fx_ops_layouts_channels_last(" in fast.train().code
     assert_laid_out_alike(fast, model, mode, images)
 
 

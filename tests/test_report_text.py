@@ -17,7 +17,7 @@ from test_report import C, Chain, Pooled, conv_bn, image, record, report_on
 from toponas_fx.passes import DEFAULT_PASSES
 from toponas_fx.report.refusal_advice import _ADVICE, advice_on
 from toponas_fx.report.text import WIDTH
-from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics
+from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics, Stage
 from toponas_fx.rewriting.pipeline import Change
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +173,7 @@ def test_what_works_in_place_is_told_with_what_to_do() -> None:
 
 
 def test_every_advice_is_on_a_reason_that_some_pass_gives() -> None:
-    sources = [*(ROOT / "passes").glob("*.py"), *(ROOT / "toponas_fx").glob("*.py")]
+    sources = [*(ROOT / "passes").glob("*.py"), *(ROOT / "toponas_fx").rglob("*.py")]
     texts = [re.sub(r"\{[^}]*\}", "`x`", path.read_text()) for path in sources if path.stem != "refusal_advice"]
     text = "\n".join(texts)
     for pattern, advice in _ADVICE:
@@ -193,6 +193,7 @@ class OnlyInEvaluation(Pass):
     """Drops a node that only the evaluation graph has."""
 
     name = "only-in-evaluation"
+    stage = Stage.FINISH
     semantics = Semantics.EXACT
 
     def plan(self, gm: Any) -> Plan:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-from toponas_fx import ops
+from toponas_fx import errors
 from toponas_fx.capture.advice import DENSE, HOLD
 from toponas_fx.capture.legacy import text_of
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
@@ -28,7 +28,7 @@ from toponas_fx.ops import layouts
 _PLAIN = (int, float, complex, str, bool, type(None), type(...), torch.dtype, torch.device, torch.layout)
 _PLAIN_TYPES = (*_PLAIN, torch.memory_format)
 _KEY_TYPES = (int, str, float, bool, type(None))
-_OWN_CODE = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, ops.__file__))
+_OWN_CODE = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, errors.__file__))
 
 
 class ValueTable:
