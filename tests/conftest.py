@@ -25,7 +25,7 @@ SAMPLED = {
     **dict.fromkeys(("compile", "copies_captured", "deduplicate", "example_inputs", "float_modules", "tuning"), 3),
     **dict.fromkeys(("lean_ops", "search_darts", "user_names", "unstack_sums", "chains"), 3),
 }
-"""Of these files' cases, grids over idioms, options and modes, plain pytest runs one in so many; the others are slow."""
+"""Of these files' cases, grids over idioms, options and modes, plain pytest runs one in so many; the rest is slow."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -92,6 +92,7 @@ def goes_on(folder: Path, *arguments: str, processes: int | None, kills: tuple[t
     assert not list(folder.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_where_it_would_have(tmp_path: Path) -> None:
     goes_on(tmp_path, "--limit-batches", "32", processes=None, kills=((1, 14),))
 

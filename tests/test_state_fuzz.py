@@ -59,6 +59,7 @@ def test_nothing_is_stale_in_many(start: int, name: str) -> None:
         check(seed, name)
 
 
+@pytest.mark.slow
 def test_most_programs_are_compiled_and_their_changes_matter(name: str) -> None:
     outcomes = [check(seed, name) for seed in range(20)]
     assert sum(compiled for compiled, _ in outcomes) >= 10

@@ -94,8 +94,8 @@ def simplify(
             and that is captured.
 
     Warns:
-        UserWarning: once for each reason to leave forward as written, and once where no mixture was found. What is
-            shared is then decided by the first later training call that mixes candidates; parameters leave with that
+        UserWarning: once for each reason to leave forward as written, and once where no mixed operation was found. What
+            is shared is then decided by the first later training call that mixes candidates; parameters leave with that
             call, are named in a warning, and checkpoints keep all names.
     """
     chosen = checked_passes(model, mode, passes, normalize) + ((Recompute(),) if recompute else ())

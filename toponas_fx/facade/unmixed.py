@@ -1,4 +1,4 @@
-"""Saying that a model has no mixture: what was looked for, what was seen instead, and what its user can do."""
+"""Saying that a model has no mixed operation: what was looked for, what was seen instead, and what its user can do."""
 
 from __future__ import annotations
 
