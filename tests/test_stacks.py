@@ -46,7 +46,7 @@ def check(spec: Stacks, at_end: bool) -> None:
         total = sum(gradient.square().sum() for gradient in gradients)
         second = torch.autograd.grad(total, wanted, allow_unused=True)
         assert all(value.isfinite().all() for value in (*gradients, *second) if value is not None)
-    assert_exact(original, x)
+    assert_exact(original, x, tolerance=1e-6)  # likewise
 
 
 @FAST
