@@ -66,7 +66,7 @@ def test_eight_cells_compile_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(importlib.import_module(module), name, run)
 
     timed("toponas_fx.capture.small_batches", "capture")
-    timed("toponas_fx.compiling.compiler", "run_passes")
+    timed("toponas_fx.compiling.fail_open", "run_passes")
     model = DARTSSupernet(C=16, layers=8)
     fast = toponas_fx.simplify(model)
     assert len(spent["capture"]) == 2, "one in training, one in evaluation"
