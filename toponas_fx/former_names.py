@@ -26,6 +26,7 @@ FORMER = {
     "capture.sizes": "capture.symbolic_sizes",
     "capture.tree_index": "module_tree.index",
     "check": "checking.check",
+    "cli": "command.cli",
     "checkpoint": "runtime.state_dict",
     "comparison": "checking.comparison",
     "compiler": "compiling.compiler",
