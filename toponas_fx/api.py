@@ -15,8 +15,7 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx.analysis.costs import Costs, graph_costs
 from toponas_fx.capture.inputs import Inputs, inputs_of, is_given
-from toponas_fx.capture.path_sampling import check_steady
-from toponas_fx.capture.small_batches import record
+from toponas_fx.capture.path_sampling import record_call
 from toponas_fx.compiling.compiler import build_program
 from toponas_fx.compiling.decide_sharing import detection
 from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, PassError, ToponasError
@@ -186,9 +185,8 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
     call = Call.of(*inputs, fast.training)
     forward = MethodType(state.user_forward, fast)
     try:
-        recorded = record(fast, forward, inputs, other_mode=fast.training)
+        recorded = record_call(fast, forward, inputs, other_mode=fast.training)
         captured = recorded.capture
-        check_steady(fast, forward, recorded.inputs, captured)
     except CaptureError as error:
         if str(error) not in state.as_written.values():  # training and evaluation may meet the same
             warnings.warn(f"{state.user_class.__name__} runs as its user wrote it: {error}", stacklevel=4)

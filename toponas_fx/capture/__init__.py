@@ -32,6 +32,7 @@ from toponas_fx.capture.alone import alone
 from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.fingerprint import Fingerprint
+from toponas_fx.capture.forcing import Forcing
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
 from toponas_fx.capture.module_patches import watched
@@ -86,6 +87,7 @@ def capture(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     numbers: Numbers = NO_NUMBERS,
+    forcing: Forcing | None = None,
 ) -> Capture:
     """Run ``forward`` once and record it; nothing of the run is left behind.
 
@@ -95,6 +97,7 @@ def capture(
         args: positional inputs: tensors, or containers and plain values with tensors in them.
         kwargs: keyword inputs, likewise.
         numbers: those that stay symbolic, with the values that forward is to see.
+        forcing: what draws are, if they are not to be drawn.
 
     Returns:
         The recorded run, for the model's present training mode.
@@ -105,9 +108,9 @@ def capture(
     labels = check_signature(forward, args, kwargs)
     with collector_off(), own_saved_tensors():
         try:
-            return _capture(root, forward, args, kwargs, labels, numbers, finds_draws=False)
+            return _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=False)
         except ForeignDrawError:
-            return _capture(root, forward, args, kwargs, labels, numbers, finds_draws=True)
+            return _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=True)
 
 
 def _capture(
@@ -117,11 +120,12 @@ def _capture(
     kwargs: dict[str, Any],
     labels: list[str],
     numbers: Numbers,
+    forcing: Forcing | None,
     *,
     finds_draws: bool,
 ) -> Capture:
     tree = TreeIndex.of(root)
-    recorder = Recorder(root, tree, finds_draws, numbers)
+    recorder = Recorder(root, tree, finds_draws, numbers, forcing)
     try:
         return _recorded(recorder, tree, root, forward, args, kwargs, labels)
     finally:

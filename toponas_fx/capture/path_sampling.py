@@ -1,68 +1,198 @@
-"""Recognizing models that sample another path at each step: a graph of one path would not outlive the step."""
+"""Recording models that sample another path at each step: as one graph with a choice at each place where paths part.
+
+A draw decides an index, Python reads it, and runs that candidate. One recorded run is one path. So the draws are
+forced: once to each candidate everywhere, which the merged graph is made of (``path_merging``), and once to each in
+places apart, at another batch size, which must be paths of that graph (``path_replay``). What does not fit runs as its
+user wrote it, with the reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture import Capture, capture
+from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_like
+from toponas_fx.capture.fingerprint import Fingerprint
+from toponas_fx.capture.forcing import INDICES, MOST, Forcing
 from toponas_fx.capture.inputs import Inputs
+from toponas_fx.capture.path_merging import Merged, UnlikePathsError, merge_paths
+from toponas_fx.capture.path_replay import replay
+from toponas_fx.capture.small_batches import (
+    FIRST,
+    NO_VALUES,
+    SECOND,
+    Recording,
+    capture_small,
+    cuts_what_differs,
+    is_same_use,
+    record,
+    resized,
+    sized,
+)
 from toponas_fx.errors import CaptureError
 from toponas_fx.module_tree.isolation import restored_generators
+from toponas_fx.progress import step
 
 TRIALS = 3
 """Further runs that may show another path."""
 
 
-def check_steady(fast: fx.GraphModule, forward: Callable[..., Any], inputs: Inputs, run: Capture) -> None:
-    """Refuse a captured path that is one of many; the arguments are those of ``why_sampled``.
+def record_call(
+    fast: nn.Module,
+    forward: Callable[..., Any],
+    inputs: Inputs,
+    *,
+    other_mode: bool = False,
+    at_its_own: bool = False,
+    numbers: Numbers = NO_NUMBERS,
+    known: Mapping[Source, Sequence[float]] = NO_VALUES,
+) -> Recording:
+    """Record a call: one path as ``small_batches.record`` does, whose arguments these are, or all that it may sample.
 
     Raises:
-        CaptureError: each run samples another. It holds whatever the numbers of the model are: a temperature does not
-            end it, a mode may.
+        CaptureError: the call cannot be repeated by a graph, or each run samples another path and they are not those
+            of one graph. That holds whatever the numbers of the model are: a temperature does not end it, a mode may.
+        Exception: whatever the model's own forward raises.
     """
-    reason = why_sampled(fast, forward, inputs, run)
-    if reason is not None:
-        error = CaptureError(reason)
-        error.guards = run.guards.modes()
-        raise error
+    first = None if at_its_own else capture_small(fast, forward, inputs, FIRST, numbers)
+    reason = None
+    if first is not None and _reads(fast, first.capture.graph, _is_index) is not None:
+        try:
+            return _record_paths(fast, forward, inputs, numbers, known)
+        except (UnlikePathsError, CaptureError) as error:  # one path may still be all there is
+            reason = str(error)
+    recorded = record(
+        fast, forward, inputs, other_mode=other_mode, at_its_own=at_its_own, numbers=numbers, known=known, first=first
+    )
+    where = _sampling(fast, forward, recorded)
+    if where is None:
+        return recorded
+    because = f", and they cannot be one graph: {reason}" if reason is not None else ", by no index that was seen"
+    error = CaptureError(f"each run samples another path there{because}", where)
+    error.guards = recorded.capture.guards.modes()
+    raise error
 
 
-def why_sampled(fast: fx.GraphModule, forward: Callable[..., Any], inputs: Inputs, run: Capture) -> str | None:
-    """Return why a captured path is one of many, or None where it seems to stay.
+def _sampling(fast: nn.Module, forward: Callable[..., Any], recorded: Recording) -> str | None:
+    """Return where runs of a call take one of many paths, or None where the recorded one seems to stay.
 
     Only a model that reads a random draw to choose its path is run again, with other draws: a loop that draws until
     all is finite, or a weight that is left out when it is zero, takes the same path nearly always.
-
-    Args:
-        fast: the model.
-        forward: its forward as the user wrote it, bound.
-        inputs: what it was run with.
-        run: the captured run.
     """
-    where = _reads_a_draw(fast, run.graph)
+    run = recorded.capture
+    where = _reads(fast, run.graph, is_random)
     if where is None:
         return None
     for seed in range(TRIALS):
         with restored_generators():
             torch.manual_seed(seed)
-            other = capture(fast, forward, *inputs, run.numbers)
+            other = capture(fast, forward, *recorded.inputs, run.numbers)
         if other.fingerprint != run.fingerprint:
-            return f"{where}: each run samples another path there, and one sampled path has nothing to merge"
+            return where
     return None
 
 
-def _reads_a_draw(fast: fx.GraphModule, graph: fx.Graph) -> str | None:
-    """Return where forward reads a number that a random draw decides, or None."""
-    drawn: set[fx.Node] = set()
+def _reads(fast: nn.Module, graph: fx.Graph, is_source: Callable[[nn.Module, fx.Node], bool]) -> str | None:
+    """Return where forward reads a number that is computed from what some nodes give, or None."""
+    found: set[fx.Node] = set()
     for node in graph.nodes:
-        if is_random(fast, node) or any(parent in drawn for parent in node.all_input_nodes):
-            drawn.add(node)
+        if is_source(fast, node) or any(parent in found for parent in node.all_input_nodes):
+            found.add(node)
             if node.target is ops.guard:
                 return str(node.meta.get("where", "")) or "forward"
     return None
+
+
+def _is_index(fast: nn.Module, node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in INDICES
+
+
+# -- all paths ---------------------------------------------------------------------------------------------------------
+
+
+def _record_paths(
+    fast: nn.Module,
+    forward: Callable[..., Any],
+    inputs: Inputs,
+    numbers: Numbers,
+    known: Mapping[Source, Sequence[float]],
+) -> Recording:
+    """Record all paths of a call as one graph.
+
+    Raises:
+        UnlikePathsError: they are not those of one.
+        CaptureError: a path cannot be repeated by a graph.
+    """
+    first, second = resized(inputs, FIRST), resized(inputs, SECOND)
+    if first is None or second is None:
+        raise UnlikePathsError("its inputs have no batch")
+
+    def run(size: Inputs, forcing: Forcing, values: Numbers) -> Capture:
+        step(f"recording candidate {forcing.turn}" + (" in places apart" if forcing.is_mixed else ""))
+        try:
+            found = capture(fast, forward, *size, values, forcing)
+        except CaptureError:
+            raise
+        except Exception as error:  # forward's own, which this path alone may raise
+            raise UnlikePathsError(f"forward fails on a path: {type(error).__name__}: {error}") from error
+        if not found.keeps_numbers:
+            raise UnlikePathsError("a path uses a number that changes")
+        return found
+
+    forced = Forcing(0)
+    runs = [run(first, forced, numbers)]
+    count = max(forced.sizes, default=0)
+    if not 1 < count <= MOST:
+        raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
+    runs += [run(first, Forcing(turn), numbers) for turn in range(1, count)]
+    merged = merge_paths([found.graph for found in runs])
+    for found in runs:
+        replay(merged, found.graph)
+    others = others_like(numbers, known, runs[0].guards.conditions)
+    if others is None:
+        raise UnlikePathsError("a number that changes has no other value that may be tried")
+    mixed = [run(second, Forcing(turn, is_mixed=True), others) for turn in range(count)]
+    types: dict[fx.Node, fx.Node] = {}
+    for found in mixed:
+        types.update(replay(merged, found.graph))
+    return _as_recording(merged, runs, mixed, types, first, inputs)
+
+
+def _as_recording(
+    merged: Merged,
+    runs: Sequence[Capture],
+    mixed: Sequence[Capture],
+    types: Mapping[fx.Node, fx.Node],
+    small: Inputs,
+    inputs: Inputs,
+) -> Recording:
+    first, every = runs[0], (*runs, *mixed)
+    uses = [use for found in runs for use in found.sizes_used]
+    for found in mixed:
+        if not all(any(is_same_use(use, other) for use in uses) for other in found.sizes_used):
+            raise UnlikePathsError("the size of the batch decides something")
+    for node, own in types.items():
+        if cuts_what_differs(node, own):
+            raise UnlikePathsError("the size of the batch decides something")
+    if any(found.writes != first.writes for found in every):
+        raise UnlikePathsError("which attributes it writes depends on a choice")
+    for found in every:
+        first.guards.add(found.guards)
+    sized(types, inputs)
+    one = replace(
+        first,
+        graph=merged.graph,
+        entered=tuple(dict.fromkeys(path for found in every for path in found.entered)),
+        fingerprint=Fingerprint.of(merged.graph, ()),
+        any_grad_mode=all(found.any_grad_mode for found in every),
+        draws=True,
+    )
+    return Recording(one, small, any_batch=True)

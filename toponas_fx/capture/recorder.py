@@ -20,6 +20,7 @@ from toponas_fx.capture.attribute_reads import AttributeReads
 from toponas_fx.capture.attribute_writes import AttributeWrites
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
+from toponas_fx.capture.forcing import Forcing, RecordedChoice, place
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
@@ -29,6 +30,7 @@ from toponas_fx.capture.values import ValueTable, user_location
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import foreign_generators
 from toponas_fx.module_tree.layers import is_leaf
+from toponas_fx.ops import choices
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
@@ -51,10 +53,16 @@ class Recorder(TorchFunctionMode, AttributeReads):
     """
 
     def __init__(
-        self, root: nn.Module, tree: TreeIndex, finds_draws: bool = False, numbers: Numbers = NO_NUMBERS
+        self,
+        root: nn.Module,
+        tree: TreeIndex,
+        finds_draws: bool = False,
+        numbers: Numbers = NO_NUMBERS,
+        forcing: Forcing | None = None,
     ) -> None:
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
+        self._forcing, self._decided = forcing, ""
         self.numbers = numbers
         self.is_live = True
         self.writes = AttributeWrites()
@@ -178,6 +186,8 @@ class Recorder(TorchFunctionMode, AttributeReads):
         tensors = [*(leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)), *hidden]
         versions = [_version(tensor) for tensor in tensors]
         value = run()
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        is_forced = self._forcing is not None and self._forcing.apply(name, args, kwargs, value)
         if getattr(target, "__name__", "") == "_set_grad_enabled":
             self._has_gradients = torch.is_grad_enabled()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
@@ -189,11 +199,15 @@ class Recorder(TorchFunctionMode, AttributeReads):
             self._unsteady.update((id(leaf), leaf) for leaf in _leaves(value) if isinstance(leaf, Tensor))
         node = self.graph.create_node(op, target, node_args, node_kwargs)
         self._values.annotate(node, value, tuple(self._values.storage(tensor) for tensor in written))
+        if is_forced and self._forcing is not None:
+            self._forcing.note(node, value, is_forced=True)
         return self._result(node, value)
 
     def _result(self, node: fx.Node, value: Any) -> Any:
         if isinstance(value, Tensor):
             self._values.bind(value, node)
+            if self._forcing is not None:
+                self._forcing.note(node, value)
             return value
         if isinstance(value, tuple | list | dict) and any(isinstance(leaf, Tensor) for leaf in _leaves(value)):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -204,8 +218,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         if value is None:
             return value
         if isinstance(value, bool | int | float | complex | str | list | tuple):
-            self._guard(node, value)
-            return value
+            return self._guard(node, value)
         raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, {HOLD}")
 
     # -- sizes -------------------------------------------------------------------------------------------------------
@@ -243,10 +256,35 @@ class Recorder(TorchFunctionMode, AttributeReads):
         if self.is_watching:
             self.sizes_used.append((use, *sizes))
 
-    def _guard(self, node: fx.Node, value: Any) -> None:
+    def _guard(self, node: fx.Node, value: Any) -> Any:
+        """Note what Python read from data, and return it: the run holds where it reads the same."""
+        if self._forcing is not None and self._forcing.decides(node):
+            return self._choice(self._forcing, node, value)
         self.decisions.append(repr(value))
         self.writes.numbers.update((id(leaf), leaf) for leaf in _leaves(value) if type(leaf) is float)
         self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
+        return value
+
+    def _choice(self, forcing: Forcing, node: fx.Node, value: Any) -> Any:
+        """Note that Python read what a forced draw decides, and return it so that its uses are seen."""
+        if isinstance(value, list):
+            tensor = node.args[0]
+            return [self._choice(forcing, self._element(tensor, i), item) for i, item in enumerate(value)]
+        found = forcing.root(node)
+        if found is None:
+            found = node, value
+        root, decided = found
+        self.saw_choice(root, decided)
+        return RecordedChoice.of(value, lambda: self.saw_choice(root, decided)) if type(value) is int else value
+
+    def _element(self, tensor: Any, index: int) -> fx.Node:
+        return self._values.annotate(self.graph.call_function(operator.getitem, (tensor, index)), None, ())
+
+    def saw_choice(self, root: fx.Node, value: Any) -> None:
+        """Mark that the run goes one of several ways here, by what ``root`` is."""
+        if self.is_live and place(root) != self._decided:
+            self._decided = place(root)
+            self._values.annotate(self.graph.call_function(choices.decide, (root, value)), None, ())
 
     # -- modes and generators --------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ def record(
     at_its_own: bool = False,
     numbers: Numbers = NO_NUMBERS,
     known: Mapping[Source, Sequence[float]] = NO_VALUES,
+    first: Recording | None = None,
 ) -> Recording:
     """Capture a call, at small batches where those tell all, else at its own.
 
@@ -76,12 +77,14 @@ def record(
         at_its_own: whether it is known that the batch decides something.
         numbers: those that stay symbolic if they can, with their present values.
         known: values that they had at some time.
+        first: the call at the first small batch, where that was captured.
 
     Raises:
         CaptureError: the call cannot be repeated by a graph.
         Exception: whatever the model's own forward raises.
     """
-    first = None if at_its_own else capture_small(fast, forward, inputs, FIRST, numbers)
+    if first is None and not at_its_own:
+        first = capture_small(fast, forward, inputs, FIRST, numbers)
     if first is None:
         return _whole(fast, forward, inputs, numbers, known)
     evaluation = None
@@ -133,12 +136,12 @@ def capture_small(
     fast: nn.Module, forward: Callable[..., Any], inputs: Inputs, batch: int, numbers: Numbers = NO_NUMBERS
 ) -> Recording | None:
     """Capture a call with its batch cut, or repeated, to a size; None where forward does not take that."""
-    resized = _resized(inputs, batch)
-    if resized is None:
+    small = resized(inputs, batch)
+    if small is None:
         return None
     step(f"recording forward at batch {batch}")
     try:
-        return Recording(capture(fast, forward, *resized, numbers), resized)
+        return Recording(capture(fast, forward, *small, numbers), small)
     except Exception:  # the call at its own size tells what is wrong, if anything is
         return None
 
@@ -152,12 +155,12 @@ def is_same_path(first: Capture, second: Capture) -> bool:
         return False
     if first.fingerprint != second.fingerprint or len(first.sizes_used) != len(second.sizes_used):
         return False
-    if not all(map(_is_same_use, first.sizes_used, second.sizes_used)):
+    if not all(map(is_same_use, first.sizes_used, second.sizes_used)):
         return False
-    return not any(map(_cuts_what_differs, first.graph.nodes, second.graph.nodes))
+    return not any(map(cuts_what_differs, first.graph.nodes, second.graph.nodes))
 
 
-def _is_same_use(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+def is_same_use(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
     """Return whether a size was used alike: the same numbers, or a size compared with one that is always equal."""
     if first == second:
         return True
@@ -166,7 +169,7 @@ def _is_same_use(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
     return is_equality and len(set(sizes)) == 1 and len(set(second[1:])) == 1
 
 
-def _cuts_what_differs(first: fx.Node, second: fx.Node) -> bool:
+def cuts_what_differs(first: fx.Node, second: fx.Node) -> bool:
     """Return whether a node returns as many parts as a size says that differs between two runs."""
     name = first.target if isinstance(first.target, str) else getattr(first.target, "__name__", "")
     if first.op not in ("call_function", "call_method") or name not in _CUTTING:
@@ -176,7 +179,7 @@ def _cuts_what_differs(first: fx.Node, second: fx.Node) -> bool:
     return shape[given] != other[given] if isinstance(given, int) else shape != other
 
 
-def _resized(inputs: Inputs, size: int) -> Inputs | None:
+def resized(inputs: Inputs, size: int) -> Inputs | None:
     """Return a call's arguments with another batch; None where no tensor has one."""
     tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     batch = batch_of(tensors)
@@ -190,17 +193,26 @@ def _resized(inputs: Inputs, size: int) -> Inputs | None:
             return tensor[:size]
         return torch.cat([tensor] * -(-size // batch))[:size]
 
-    resized: Inputs = pytree.tree_map_only(Tensor, resize, inputs)
-    return resized
+    found: Inputs = pytree.tree_map_only(Tensor, resize, inputs)
+    return found
+
+
+def sized(larger: Mapping[fx.Node, fx.Node], inputs: Inputs) -> None:
+    """Give a run's values the shapes that they have at the call's own batch: passes decide by sizes.
+
+    Args:
+        larger: for nodes of the first small batch, those of the second.
+        inputs: of the call.
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    more = (batch_of(tensors) or FIRST) - FIRST
+    for node, other in larger.items():
+        kind, wider = node.meta.get("type"), other.meta.get("type")
+        if kind is not None and wider is not None and kind != wider:
+            sizes = zip(kind.shape, wider.shape, strict=True)
+            node.meta["type"] = TensorType(kind.dtype, tuple(a + (b - a) * more for a, b in sizes))
 
 
 def _sized(first: Recording, second: Recording, inputs: Inputs) -> Recording:
-    """Give a run's values the shapes that they have at the call's own batch: passes decide by sizes."""
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    more = (batch_of(tensors) or FIRST) - FIRST
-    for node, other in zip(first.capture.graph.nodes, second.capture.graph.nodes, strict=True):
-        kind, larger = node.meta.get("type"), other.meta.get("type")
-        if kind is not None and kind != larger:
-            sizes = zip(kind.shape, larger.shape, strict=True)
-            node.meta["type"] = TensorType(kind.dtype, tuple(a + (b - a) * more for a, b in sizes))
+    sized(dict(zip(first.capture.graph.nodes, second.capture.graph.nodes, strict=True)), inputs)
     return first

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx import errors
 from toponas_fx.capture.advice import DENSE, HOLD
+from toponas_fx.capture.forcing import RecordedChoice
 from toponas_fx.capture.legacy import text_of
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.capture.symbolic_sizes import RecordedInt
@@ -115,6 +116,8 @@ class ValueTable:
             return value.node
         if type(value) is RecordedFloat:
             return value.argument
+        if type(value) is RecordedChoice:
+            return int(value)  # which it tells
         if isinstance(value, _PLAIN_TYPES):
             return _base_value(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):

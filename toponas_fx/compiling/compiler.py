@@ -13,8 +13,8 @@ from torch import fx
 from toponas_fx.analysis.mixed_ops import mixtures
 from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
-from toponas_fx.capture.path_sampling import check_steady
-from toponas_fx.capture.small_batches import SECOND, Recording, capture_small, record
+from toponas_fx.capture.path_sampling import record_call
+from toponas_fx.capture.small_batches import SECOND, Recording, capture_small
 from toponas_fx.compiling.decide_sharing import LateDecision, deciding, detection, may_decide
 from toponas_fx.compiling.fail_open import leave_out, run_open
 from toponas_fx.errors import CaptureError, PassError, PreconditionError, ToponasError
@@ -98,8 +98,7 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
     if known is None:
         try:
             at_its_own = call.fixed in state.batch_decides
-            recorded = record(fast, forward, inputs, at_its_own=at_its_own, numbers=numbers, known=state.numbers)
-            check_steady(fast, forward, recorded.inputs, recorded.capture)
+            recorded = record_call(fast, forward, inputs, at_its_own=at_its_own, numbers=numbers, known=state.numbers)
         except CaptureError as error:
             refuse(state, call, str(error), error.guards)
             return None

@@ -186,6 +186,9 @@ class Rewriter:
         node.meta["scope"] = first.get("scope", "")
         node.meta["where"] = first.get("where", "")
         node.meta["made_by"] = self.pass_name
+        homes = {origin.meta.get("arm") for origin in self._origins}
+        if len(homes) == 1 and None not in homes:
+            node.meta["arm"] = homes.pop()
         origins = dict.fromkeys(name for origin in self._origins for name in origin.meta.get("origin", ()))
         node.meta["origin"] = tuple(origins)
         return node

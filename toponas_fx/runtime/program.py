@@ -26,6 +26,7 @@ from toponas_fx.ir.serialization import dump_graph, load_graph
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.snapshots import Same, freeze
 from toponas_fx.ops import recomputing
+from toponas_fx.runtime import arms
 from toponas_fx.runtime.equal_statistics import norms_agree
 
 
@@ -182,20 +183,35 @@ class Program:
 
     def compile(self) -> None:
         """Compile the graph as it stands now."""
-        python = self.graph.python_code("self")
-        self.code = _respelt(python.src, self.graph, _readable)
-        run = _respelt(python.src, self.graph, _fast(self.entered))
-        filename = f"<toponas_fx program {id(self)}>"
-        linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
-        weakref.finalize(self, linecache.cache.pop, filename, None)
-        scope = dict(python.globals)
-        exec(compile(run, filename, "exec"), scope)
+        graph = arms.outlined(self.graph) if arms.selects(self.graph) else self.graph
+        self.code = self._readable(graph)
+        forward = self._function(graph, "")
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
-        self.run = recomputing.keeping_inputs(scope["forward"]) if keeps_inputs else scope["forward"]
+        self.run = recomputing.keeping_inputs(forward) if keeps_inputs else forward
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
         copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
         self.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
+
+    def _function(self, graph: fx.Graph, name: str) -> Callable[..., Any]:
+        """Compile a graph, or the part of one that an arm is, with the functions of its arms."""
+        python = graph.python_code("self")
+        scope = dict(python.globals)
+        source = python.src
+        for key, switch in python.globals.items():
+            if isinstance(switch, arms.Switch):
+                source = source.replace(f" {key}(", f" {key}(self, ")
+                switch.functions = [self._function(arm, f"{name}{key}_{i}") for i, arm in enumerate(switch.arms)]
+        run = _respelt(source, graph, _fast(self.entered))
+        filename = f"<toponas_fx program {id(self)}{name and f' {name}'}>"
+        linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
+        exec(compile(run, filename, "exec"), scope)
+        return scope["forward"]  # type: ignore[no-any-return]
+
+    def _readable(self, graph: fx.Graph) -> str:
+        """Return the code of a graph as a reader wants it."""
+        return _respelt(graph.python_code("self").src, graph, _readable)
 
     @property
     def fixed(self) -> tuple[Any, ...]:

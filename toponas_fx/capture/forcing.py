@@ -1,0 +1,189 @@
+"""Forcing what draws decide: a recorded run takes the candidates that it is told to, in place of those drawn.
+
+What a search draws is an index in the end: the argmax of noisy weights, a sample of a distribution, a random integer.
+Forced is the tensor of that index, so that all that is computed from it (comparisons, one-hot rows, Python's numbers)
+agrees.
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+MOST = 16
+"""Candidates of one choice, at most: each is a recorded run of its own."""
+INDICES = ("argmax", "argmin", "max", "min", "multinomial", "randint", "gumbel_softmax")
+"""Names of functions whose result is one candidate of several, or tells which."""
+
+
+class Forcing:
+    """What the draws of one run are.
+
+    Attributes:
+        turn: the run's number; where all draws are alike, the index of the candidate that is taken everywhere.
+        is_mixed: whether draws differ within the run; together, the runs of all turns take each candidate everywhere.
+        sizes: how many candidates the draws had that were seen.
+    """
+
+    def __init__(self, turn: int, *, is_mixed: bool = False) -> None:
+        """Set the turn."""
+        self.turn, self.is_mixed = turn, is_mixed
+        self.sizes: set[int] = set()
+        self._nodes: set[fx.Node] = set()
+        self._scalars: dict[fx.Node, Tensor] = {}
+        self._offsets = random.Random(0)  # the same in all turns, so that these take different candidates
+        self._derived: dict[fx.Node, bool] = {}
+
+    def apply(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> bool:
+        """Overwrite the result of a torch call if it is a draw; return whether it is.
+
+        Args:
+            name: of the function.
+            args: its arguments.
+            kwargs: those by name.
+            value: what it returned.
+        """
+        if name == "gumbel_softmax":
+            return self._force_one_hot(args, kwargs, value)
+        if name in ("max", "min"):
+            value = value[1] if isinstance(value, tuple) and len(value) == 2 else None
+        if name not in INDICES or not isinstance(value, Tensor) or value.dtype != torch.int64:
+            return False
+        lowest, size = _range(name, args, kwargs)
+        if size < 2 or not value.numel():
+            return False
+        value.copy_(self._indices(value, size, are_distinct=name == "multinomial") + lowest)
+        return True
+
+    def _force_one_hot(self, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> bool:
+        names = ("logits", "tau", "hard", "eps", "dim")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if not given.get("hard", False) or not isinstance(value, Tensor):
+            return False
+        dim = int(given.get("dim", -1))
+        with torch.no_grad():
+            index = self._indices(value.select(dim, 0).unsqueeze(dim), value.shape[dim])
+            value.zero_().scatter_(dim, index, 1.0)
+        return True
+
+    def _indices(self, like: Tensor, size: int, *, are_distinct: bool = False) -> Tensor:
+        """Return the indices that are drawn, ``i64`` of a shape, each below ``size``; distinct in a row if asked for."""
+        self.sizes.add(size)
+        columns = like.shape[-1] if are_distinct and like.dim() else 1
+        drawn: list[int] = []
+        for _ in range(like.numel() // columns):
+            first = self.turn + (self._offsets.randrange(size) if self.is_mixed else 0)
+            drawn += [(first + column) % size for column in range(columns)]
+        return torch.tensor(drawn, device=like.device).reshape(like.shape)
+
+    # -- what is computed from a draw ----------------------------------------------------------------------------------
+
+    def note(self, node: fx.Node, value: Any, *, is_forced: bool = False) -> None:
+        """Keep what a node computed, where Python may read it as one integer, and whether it was forced."""
+        if is_forced:
+            self._nodes.add(node)
+        if isinstance(value, Tensor) and value.numel() == 1 and value.dtype in (torch.int64, torch.int32, torch.bool):
+            self._scalars[node] = value
+
+    def decides(self, node: fx.Node) -> bool:
+        """Return whether a node is computed from a forced draw."""
+        queue = [node]
+        while queue:
+            last = queue[-1]
+            if last in self._derived:
+                queue.pop()
+                continue
+            open_ = [parent for parent in last.all_input_nodes if parent not in self._derived]
+            if last in self._nodes or not open_:
+                inputs = last.all_input_nodes
+                self._derived[queue.pop()] = last in self._nodes or any(map(self._derived.__getitem__, inputs))
+            else:
+                queue += open_
+        return self._derived[node]
+
+    def root(self, read: fx.Node) -> tuple[fx.Node, int | bool] | None:
+        """Return the integer, of one element, that a number is read from, else the truth value; None for other numbers.
+
+        Args:
+            read: the node that reads it: of ``item()``, or of ``bool()`` of a comparison.
+        """
+        node, truth = read, None
+        while True:
+            value = self._scalars.get(node)
+            if value is not None and value.dtype != torch.bool:
+                return node, int(value)
+            if value is not None and truth is None:
+                truth = node, bool(value)
+            inputs = node.all_input_nodes
+            if len(inputs) != 1 or (node is not read and value is None):
+                return truth
+            node = inputs[0]
+
+
+def place(node: fx.Node) -> str:
+    """Return what element of which draw a node is, alike for two nodes that take the same one."""
+    if node.target not in (operator.getitem, "select", "squeeze", "long", "view", "reshape"):
+        return node.name
+    args = fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: place(inner))
+    return f"{node.target}{args}"
+
+
+def _range(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Return the lowest value of the index that a call returns, and how many there are; 0 where that is not told."""
+    if name == "randint":
+        numbers = [arg for arg in args if isinstance(arg, int)]
+        low = kwargs.get("low", numbers[0] if len(numbers) > 1 else 0)
+        high = kwargs.get("high", numbers[-1] if numbers else None)
+        return (int(low), int(high) - int(low)) if isinstance(high, int) and isinstance(low, int) else (0, 0)
+    source = kwargs.get("input", args[0] if args else None)
+    if not isinstance(source, Tensor) or not source.dim():
+        return 0, 0
+    if name == "multinomial":
+        return 0, source.shape[-1]
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if dim is None:
+        return 0, source.numel()
+    return (0, source.shape[dim]) if isinstance(dim, int) else (0, 0)
+
+
+class RecordedChoice(int):
+    """An integer that Python read from a draw: it tells where it is used, for there the run goes one of several ways.
+
+    An item of a plain list by it is taken unseen; the run then differs where nothing was told, and is not merged.
+    """
+
+    _saw: Callable[[], None]
+
+    @classmethod
+    def of(cls, value: int, saw: Callable[[], None]) -> RecordedChoice:
+        """Wrap ``value``; ``saw`` is called at each use."""
+        self = cls(value)
+        self._saw = saw
+        return self
+
+    def __reduce__(self) -> Any:
+        return int, (int.__add__(self, 0),)
+
+
+def _telling(name: str) -> None:
+    of_int = getattr(int, name)
+
+    def use(self: RecordedChoice, *others: Any) -> Any:
+        self._saw()
+        return of_int(self, *others)
+
+    setattr(RecordedChoice, name, use)
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "int", "index", "float", "repr", "str", "format"):
+    _telling(f"__{_name}__")
+for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "lshift", "rshift", "and", "or", "xor", "divmod"):
+    _telling(f"__{_name}__")
+    _telling(f"__r{_name}__")
+for _name in ("neg", "abs", "invert"):
+    _telling(f"__{_name}__")

@@ -1,0 +1,82 @@
+"""Whether a recorded run is a path of a merged graph: its nodes are the graph's, in order, for what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from toponas_fx import ops
+from toponas_fx.capture.path_merging import Merged, Site, UnlikePathsError, is_decision, is_same_but_inputs
+from toponas_fx.ops import choices
+
+
+def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Follow a recorded run through a merged graph.
+
+    Args:
+        merged: the graph.
+        graph: of the run.
+
+    Returns:
+        For each node of the merged graph that the run goes through, the run's own.
+
+    Raises:
+        UnlikePathsError: the run leaves the graph.
+    """
+    own = iter(graph.nodes)
+    found: dict[fx.Node, fx.Node] = {}
+    taken: dict[fx.Node, fx.Node] = {}
+    for part in merged.parts:
+        if isinstance(part, Site):
+            decision = next(own, None)
+            arm = _arm(part, decision, found)
+            for node in part.arms[arm]:
+                _follow(node, next(own, None), found, taken)
+            taken.update((select, select.args[2][arm]) for select in part.selects)  # type: ignore[index,misc]
+        else:
+            _follow(part, next(own, None), found, taken)
+    if next(own, None) is not None:
+        raise UnlikePathsError(_REASON)
+    return found
+
+
+_REASON = "what is computed for a candidate depends on other choices"
+
+
+def _arm(site: Site, decision: fx.Node | None, found: dict[fx.Node, fx.Node]) -> int:
+    if decision is None or not is_decision(decision) or found.get(site.choice) is not decision.args[0]:
+        raise UnlikePathsError(_REASON)
+    value = decision.args[1]
+    for arm, known in enumerate(site.values):
+        if known == value and type(known) is type(value):
+            return arm
+    raise UnlikePathsError("a choice is another number than in the runs that took one candidate everywhere")
+
+
+def _follow(
+    node: fx.Node, own: fx.Node | None, found: dict[fx.Node, fx.Node], taken: dict[fx.Node, fx.Node]
+) -> None:
+    """Note that a node of the graph is one of the run's, if it is."""
+
+    def resolved(value: fx.Node) -> fx.Node:
+        while value.target is choices.select:
+            value = taken[value]
+        return value
+
+    if own is None or not (_is_guard(node, own) or is_same_but_inputs(node, own)):
+        raise UnlikePathsError(_REASON)
+    for value, read in zip(_inputs(node), _inputs(own), strict=True):
+        if found.get(resolved(value)) is not read:
+            raise UnlikePathsError(_REASON)
+    found[node] = own
+
+
+def _is_guard(node: fx.Node, own: fx.Node) -> bool:
+    return node.target is ops.guard and is_decision(own) and node.args[1:] == own.args[1:]
+
+
+def _inputs(node: fx.Node) -> Iterator[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: found.append(inner) or inner)
+    return iter(found)

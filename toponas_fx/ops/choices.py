@@ -1,0 +1,44 @@
+"""Choices: one of several values, by what a draw decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from toponas_fx.errors import GuardFailure
+
+
+def decide(choice: Any, value: int | bool) -> None:
+    """Mark where a recorded run goes one of several ways; paths are merged there, and no program calls it.
+
+    Args:
+        choice: the tensor that Python reads, of one element.
+        value: what it read.
+    """
+
+
+def select(choice: Tensor, values: tuple[int | bool, ...], arms: Sequence[Any]) -> Any:
+    """Return the arm that a choice takes.
+
+    Programs compute the arms that are not taken no more than the code that they were recorded from; called by itself,
+    as a graph that is interpreted does, this takes what was computed of all.
+
+    Args:
+        choice: one number, an integer or a truth value.
+        values: of the choice, one an arm.
+        arms: a value each.
+
+    Raises:
+        GuardFailure: the choice is none of the values.
+    """
+    return arms[position(choice, values)]
+
+
+def position(choice: Tensor, values: tuple[int | bool, ...]) -> int:
+    """Return which arm a choice takes; the arguments and the error are those of ``select``."""
+    found = choice.item()
+    if found not in values:
+        raise GuardFailure(f"a choice is {found!r}, where the recorded runs had {values}")
+    return values.index(found)  # type: ignore[arg-type]
