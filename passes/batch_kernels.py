@@ -104,6 +104,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.effects import is_pure
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.ops import batched
@@ -152,7 +153,7 @@ class BatchKernels(Pass):
             above = max((levels.get(parent, -1) for parent in parents), default=0)
             is_free = node.op != "placeholder" and all(parent in levels for parent in parents)
             is_free = is_free and node.meta.get("grad", True) == has_gradients
-            if not is_free or memory.is_written(node):
+            if not is_free or memory.is_written(node) or home(node) is not None:
                 continue
             key = _key(node, self.largest)
             levels[node] = above + (key is not None)

@@ -25,7 +25,9 @@ Refuses:
 1. random, in-place or differently-stated modules: they are not equal, or not pure; norms in eval mode, whose
    statistics a checkpoint may set apart, and those without a momentum, whose count of batches matters;
 2. values whose memory, or that of what they read, is written in place or counted in;
-3. two that are both returned, or left in attributes: they are two objects there.
+3. two that are both returned, or left in attributes: they are two objects there;
+4. two in arms of choices, unless they are images, which the first arm that is taken computes, and norms there, which
+   count only where they are taken.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis import arms
 from toponas_fx.analysis.effects import is_counting_norm, is_pure
 from toponas_fx.analysis.image_layouts import exits
 from toponas_fx.analysis.memory import Memory
@@ -86,6 +89,9 @@ class Deduplicate(Pass):
                 if "type" in node.meta:
                     refusals.append(Refusal((node, twin), _why_not_pure(gm, node)))
                 continue
+            if not _may_meet(node, twin) or (arms.home(node) != arms.home(twin) and not is_pure(gm, node)):
+                refusals.append(Refusal((node, twin), "a choice may take one without the other"))
+                continue
             if _memory(node) in leaving and _memory(twin) in leaving:
                 refusals.append(Refusal((node, twin), "both are returned, and whoever gets them may write to one"))
                 continue
@@ -99,12 +105,24 @@ class Deduplicate(Pass):
     def apply(self, match: EqualNodes, rewriter: Rewriter) -> None:
         """Let all readers read the first node."""
         first, *rest = match.nodes
+        homes = arms.homes(match.nodes)
+        if len(homes) > 1:
+            arms.settle(first, None if None in homes else arms.LAZY)
         if _is_counting_norm(rewriter.gm, first):
             with rewriter.after(first, *match.nodes):
                 kept, *twins = [rewriter.read(str(node.target)) for node in match.nodes]
                 rewriter.call_function(ops.copy_statistics, (first, kept, twins))
         for node in rest:
             rewriter.replace(node, first)
+
+
+def _may_meet(node: fx.Node, twin: fx.Node) -> bool:
+    """Tell whether two nodes are one where arms of choices are: an image is worth being kept for several of them."""
+    homes = arms.homes((node, twin))
+    if len(homes) == 1 or None in homes:
+        return True
+    kind = node.meta.get("type")
+    return kind is not None and len(kind.shape) > 2
 
 
 def _leaving(graph: fx.Graph) -> set[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from toponas_fx.analysis import arms
 from toponas_fx.errors import PassError
 from toponas_fx.ir import known_facts
 from toponas_fx.ir.decisions import NormalizedKernel, sharing_of
@@ -186,9 +187,7 @@ class Rewriter:
         node.meta["scope"] = first.get("scope", "")
         node.meta["where"] = first.get("where", "")
         node.meta["made_by"] = self.pass_name
-        homes = {origin.meta.get("arm") for origin in self._origins}
-        if len(homes) == 1 and None not in homes:
-            node.meta["arm"] = homes.pop()
+        arms.settle(node, arms.home_of_new(node.all_input_nodes, self._origins))
         origins = dict.fromkeys(name for origin in self._origins for name in origin.meta.get("origin", ()))
         node.meta["origin"] = tuple(origins)
         return node

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from toponas_fx.analysis.arms import why_astray
 from toponas_fx.errors import VerificationError
 from toponas_fx.ir.decisions import sharing_of
 from toponas_fx.ir.printer import format_graph
@@ -50,6 +51,9 @@ def verify(gm: fx.GraphModule, interface: Interface) -> None:
         _verify_target(gm, node)
         _verify_type(gm, node)
     verify_interface(gm, interface)
+    astray = why_astray(gm.graph)
+    if astray is not None:
+        raise VerificationError(f"{astray[1]}:\n{format_graph(gm, around=astray[0])}")
     for removed, kept in sharing_of(gm).ties.items():
         if gm.get_submodule(removed) is not gm.get_submodule(kept):
             raise VerificationError(f"`{removed}` is recorded as tied to `{kept}` but is another module")

@@ -183,7 +183,7 @@ class Program:
 
     def compile(self) -> None:
         """Compile the graph as it stands now."""
-        graph = arms.outlined(self.graph) if arms.selects(self.graph) else self.graph
+        graph = arms.outlined(self.graph)
         self.code = self._readable(graph)
         forward = self._function(graph, "")
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
@@ -198,10 +198,10 @@ class Program:
         python = graph.python_code("self")
         scope = dict(python.globals)
         source = python.src
-        for key, switch in python.globals.items():
-            if isinstance(switch, arms.Switch):
+        for key, target in python.globals.items():
+            if isinstance(target, arms.Outlined):
                 source = source.replace(f" {key}(", f" {key}(self, ")
-                switch.functions = [self._function(arm, f"{name}{key}_{i}") for i, arm in enumerate(switch.arms)]
+                target.functions = [self._function(part, f"{key}_{i}") for i, part in enumerate(target.parts)]
         run = _respelt(source, graph, _fast(self.entered))
         filename = f"<toponas_fx program {id(self)}{name and f' {name}'}>"
         linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)

@@ -1,0 +1,76 @@
+"""Arms of choices: which nodes run only where a choice takes them.
+
+In a graph all arms of a choice stand before the ``select`` that takes one of their values, as if all were computed, so
+that passes see plain graphs. ``meta["arm"]`` of a node is the arm that it is of, ``LAZY`` where several arms read it
+and it is computed by the first that does; without it, a node always runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import fx
+
+from toponas_fx.ops import choices
+
+LAZY = "lazy"
+"""The home of a value that arms of several choices read: computed once, by the first of them that runs."""
+
+
+def home(node: fx.Node) -> Any:
+    """Return the arm that a node runs in, as the numbers of its choice and of the arm; ``LAZY``; or None."""
+    return node.meta.get("arm")
+
+
+def settle(node: fx.Node, place: Any) -> None:
+    """Let a node run in an arm, lazily, or always."""
+    if place is None:
+        node.meta.pop("arm", None)
+    else:
+        node.meta["arm"] = place
+
+
+def homes(nodes: Iterable[fx.Node]) -> set[Any]:
+    """Return the places where some nodes run."""
+    return set(map(home, nodes))
+
+
+def home_of_new(inputs: Iterable[fx.Node], origins: Iterable[fx.Node]) -> Any:
+    """Return where a new node runs: in the arm that it reads a value of, or else where what it stems from runs."""
+    read = homes(inputs) - {None, LAZY}
+    if read:
+        return next(iter(read))
+    found = homes(origins)
+    return found.pop() if len(found) == 1 else None
+
+
+def selects(graph: fx.Graph) -> list[fx.Node]:
+    """Return the nodes that take one of several arms."""
+    return [node for node in graph.nodes if node.target is choices.select]
+
+
+def readers(node: fx.Node) -> Iterator[Any]:
+    """Yield where a node is read; as a value of an arm, in that arm."""
+    for user in node.users:
+        if user.target is not choices.select:
+            yield home(user)
+            continue
+        values: Any = user.args[2]
+        yield from ((user.meta["site"], arm) for arm, value in enumerate(values) if value is node)
+        if user.args[0] is node:
+            yield None
+
+
+def why_astray(graph: fx.Graph) -> tuple[fx.Node, str] | None:
+    """Return the first node that is read where it may not have run, with a sentence; None where all are well."""
+    for node in graph.nodes:
+        place = home(node)
+        if place is None:
+            continue
+        outside = [reader for reader in readers(node) if reader != place]
+        if place == LAZY and None not in outside:
+            continue
+        if outside:
+            return node, f"`{node.name}` runs in one arm of a choice, or lazily, and is read outside of it"
+    return None
