@@ -23,7 +23,8 @@ After::
 
 ``w * norm(u)`` is the norm with the affine weights ``w * gamma`` and ``w * beta``; ``w * conv(u, K)`` is the
 convolution with the kernel ``w * K`` and the bias ``w * b``. The product is a few numbers instead of a tensor as large
-as the term, and the term itself need not be kept for the gradient to the weight. An average pooling that carries its
+as the term, and the term itself need not be kept for the gradient to the weight. Bare weights of the same sum, those of
+candidates that were not taken, become part of the norm's own bias. An average pooling that carries its
 weight keeps its input alone, which a skip keeps anyway; pooled again for each sum that reads it, it still costs less
 than the storage. (Formula: this project.)
 
@@ -123,11 +124,19 @@ class FoldWeights(Pass):
         sum_node, term = match.sum_node, match.term
         terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
         weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
+        edges: list[Any] = list(sum_node.args[2])  # type: ignore[arg-type]
         position = terms.index(term)
+        bare = _bare(terms, weights) if _is_norm(rewriter.gm, term) else []
         with rewriter.before(sum_node, term):
-            terms[position] = _scaled(rewriter, term, weights[position])
+            shift = _shift(rewriter, [(terms[i], weights[i], edges[i]) for i in bare])
+            terms[position] = _scaled(rewriter, term, weights[position], shift)
         weights[position] = 1.0
-        rewriter.update(sum_node, (terms, weights, sum_node.args[2]))
+        rest = [i for i in range(len(terms)) if i not in bare]
+        if len(rest) == 1:
+            rewriter.replace(sum_node, terms[position])
+        else:
+            terms, weights, edges = ([row[i] for i in rest] for row in (terms, weights, edges))
+            rewriter.update(sum_node, (terms, weights, tuple(edges)))
         rewriter.erase_unread([term])
 
 
@@ -153,10 +162,24 @@ def _is_norm(gm: fx.GraphModule, term: fx.Node) -> bool:
     return type(module) in _NORMS and not is_hooked(module)
 
 
-def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node) -> fx.Node:
+def _bare(terms: Sequence[Any], weights: Sequence[Any]) -> list[int]:
+    """Return the positions of weights that are added to each element; a norm adds them up with its own."""
+    found = [i for i, term in enumerate(terms) if not isinstance(term, fx.Node) and isinstance(weights[i], fx.Node)]
+    return found if any(isinstance(term, fx.Node) for term in terms) else []
+
+
+def _shift(rewriter: Rewriter, bare: Sequence[tuple[Any, fx.Node, int]]) -> tuple[fx.Node, ...]:
+    """Return the sum of bare weights, as what is given to a norm; nothing where there are none."""
+    if not bare:
+        return ()
+    terms, weights, edges = map(list, zip(*bare, strict=True))
+    return (rewriter.call_function(ops.mixed_sum, (terms, weights, tuple(edges)), type=weights[0].meta["type"]),)
+
+
+def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node, shift: tuple[fx.Node, ...]) -> fx.Node:
     if _is_norm(rewriter.gm, term):
         norm = rewriter.read(str(term.target))
-        return rewriter.call_function(ops.scaled_norm, (term.args[0], norm, weight), type=term.meta["type"])
+        return rewriter.call_function(ops.scaled_norm, (term.args[0], norm, weight, *shift), type=term.meta["type"])
     pool = avg_pool(rewriter.gm, term)
     if pool is not None:
         args = (pool.value, weight, *pool.window)

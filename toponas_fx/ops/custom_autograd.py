@@ -31,19 +31,22 @@ def sees_plain_autograd() -> bool:
 # -- weighted sums ---------------------------------------------------------------------------------------------------
 
 
-def weighted_sum(terms: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tensor:
-    """Return ``sum_i weights[i] * terms[i]`` without keeping a product, nor making one but the sum itself.
+def weighted_sum(
+    terms: Sequence[Tensor], weights: Sequence[Tensor | float], shift: Tensor | None = None
+) -> Tensor:
+    """Return ``shift + sum_i weights[i] * terms[i]`` without keeping a product, nor making one but the sum itself.
 
     Args:
         terms: n tensors of one shape, dtype and device.
         weights: n scalars, ``f32[]`` each or numbers; a term of weight 1 is added as it is.
+        shift: added to each element, ``f32[]``; nothing where None.
 
     Returns:
         The sum, of the terms' shape.
     """
     scalars = [weight for weight in weights if isinstance(weight, Tensor)]
     numbers = tuple(None if isinstance(weight, Tensor) else float(weight) for weight in weights)
-    result: Tensor = _WeightedSum.apply(numbers, *terms, *scalars)
+    result: Tensor = _WeightedSum.apply(numbers, shift, *terms, *scalars)
     return result
 
 
@@ -51,9 +54,11 @@ class _WeightedSum(Function):
     """``numbers[i]`` is None where a tensor is the weight; those follow the terms."""
 
     @staticmethod
-    def forward(numbers: tuple[float | None, ...], *tensors: Tensor) -> Tensor:
+    def forward(numbers: tuple[float | None, ...], shift: Tensor | None, *tensors: Tensor) -> Tensor:
         terms, scalars = tensors[: len(numbers)], iter(tensors[len(numbers) :])
         weights = [next(scalars) if number is None else number for number in numbers]
+        if shift is not None and len(terms) == 1:
+            return terms[0] + shift if _is_one(weights[0]) else _added(shift, terms[0], weights[0])
         total = terms[0] * weights[0] if weights[0] != 1.0 or len(terms) == 1 else None
         for term, weight in zip(terms[1:], weights[1:], strict=True):
             if total is None:  # the first term counts as it is, and is not to be written to
@@ -63,15 +68,15 @@ class _WeightedSum(Function):
             else:
                 total = _added(total, term, weight, out=total)
         assert total is not None
-        return total
+        return total if shift is None else total.add_(shift)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        numbers, *tensors = inputs
+        numbers, _, *tensors = inputs
         count = len(numbers)
         scalars = tensors[count:]
         kept = [term for term, number in zip(tensors[:count], numbers, strict=True) if number is None]
-        needed = ctx.needs_input_grad[1 + count :]
+        needed = ctx.needs_input_grad[2 + count :]
         ctx.numbers = numbers
         ctx.keeps = needed
         ctx.save_for_backward(*scalars, *(term for term, needs in zip(kept, needed, strict=True) if needs))
@@ -83,13 +88,13 @@ class _WeightedSum(Function):
         scalars, kept = iter(saved[: len(ctx.keeps)]), iter(saved[len(ctx.keeps) :])
         to_terms: list[Tensor | None] = []
         to_scalars: list[Tensor | None] = []
-        for number, needs in zip(numbers, ctx.needs_input_grad[1 : count + 1], strict=True):
+        for number, needs in zip(numbers, ctx.needs_input_grad[2 : count + 2], strict=True):
             weight = next(scalars) if number is None else number
             to_terms.append((grad if _is_one(weight) else grad * weight) if needs else None)
             if number is None:
                 needs_own = ctx.keeps[len(to_scalars)]
                 to_scalars.append(inner_product(grad, next(kept)).to(weight.dtype) if needs_own else None)
-        return None, *to_terms, *to_scalars
+        return None, grad.sum() if ctx.needs_input_grad[1] else None, *to_terms, *to_scalars
 
 
 def _is_one(weight: Any) -> bool:

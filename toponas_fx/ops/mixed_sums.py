@@ -17,6 +17,8 @@ from toponas_fx.ops.custom_autograd import sees_plain_autograd, weighted_sum
 def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float], edges: tuple[int, ...]) -> Tensor:
     """Return ``sum_i weights[i] * terms[i]``, added from the left: the normal form of every mixture.
 
+    Bare weights, which are added to each element, are added up first.
+
     Args:
         terms: n tensors of one shape, or plain numbers that broadcast.
         weights: n scalars, ``f32[]`` each or numbers; the number 1 leaves its term as it is.
@@ -25,14 +27,32 @@ def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float]
     Returns:
         The sum, of the terms' shape.
     """
+    bare = [i for i, term in enumerate(terms) if not isinstance(term, Tensor)]
+    if bare and len(bare) < len(terms):
+        rest = [i for i in range(len(terms)) if i not in bare]
+        shift = _added_left([terms[i] for i in bare], [weights[i] for i in bare])
+        return _shifted([terms[i] for i in rest], [weights[i] for i in rest], shift)  # type: ignore[misc]
     if len(terms) > 1 and _are_alike(terms, weights) and sees_plain_autograd():
         return weighted_sum(terms, weights)  # type: ignore[arg-type]
+    result: Tensor = _added_left(terms, weights)
+    return result
+
+
+def _shifted(terms: Sequence[Tensor], weights: Sequence[Tensor | float], shift: Any) -> Tensor:
+    """Add a number to a sum: what bare weights are together, in one pass over it."""
+    is_scalar = isinstance(shift, Tensor) and not shift.dim() and shift.dtype == terms[0].dtype
+    if is_scalar and _are_alike(terms, weights) and sees_plain_autograd():
+        return weighted_sum(terms, weights, shift)
+    result: Tensor = _added_left(terms, weights) + shift
+    return result
+
+
+def _added_left(terms: Sequence[Any], weights: Sequence[Any]) -> Any:
     total: Any = None
     for term, weight in zip(terms, weights, strict=True):
         weighted = term if isinstance(weight, (float, int)) and weight == 1 else term * weight
         total = weighted if total is None else total + weighted
-    result: Tensor = total
-    return result
+    return total
 
 
 def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from toponas_fx.ops import custom_autograd
 
 
-def scaled_norm(x: Tensor, norm: Module, scale: Tensor) -> Tensor:
-    """Return ``scale * norm(x)``; the norm's affine weights carry the scale, so that no product is stored.
+def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+    """Return ``scale * norm(x) + shift``; the norm's affine weights carry both, so that no product is stored.
 
     Where the product is small and the norm has affine weights of its own, scaling them takes more calls than it saves.
 
@@ -22,16 +22,20 @@ def scaled_norm(x: Tensor, norm: Module, scale: Tensor) -> Tensor:
         x: ``f32[N,C,...]``.
         norm: a BatchNorm of any rank or a GroupNorm, in its present mode; it counts as it does in its own forward.
         scale: ``f32[]``.
+        shift: ``f32[]``; nothing where None.
 
     Returns:
         ``f32[N,C,...]``.
     """
     own: Any = norm
     if own.weight is not None and x.numel() < custom_autograd.SMALL:
-        return norm(x) * scale  # type: ignore[no-any-return]
+        scaled: Tensor = norm(x) * scale
+        return scaled if shift is None else scaled + shift
     # not an expanded view: on CPUs torch's backward pass for channels-last images reads past the end of one
     weight = scale.repeat(x.shape[1]) if own.weight is None else own.weight * scale  # f32[C]
     bias = None if own.bias is None else own.bias * scale  # f32[C]
+    if shift is not None:
+        bias = shift.repeat(x.shape[1]) if bias is None else bias + shift
     if isinstance(norm, GroupNorm):
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
     momentum = 0.0 if own.momentum is None else own.momentum
