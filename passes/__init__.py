@@ -6,6 +6,7 @@ from toponas_fx.passes.batch_kernels import BatchKernels
 from toponas_fx.passes.combine_terms import CombineTerms
 from toponas_fx.passes.deduplicate import Deduplicate
 from toponas_fx.passes.detect_mixed_ops import DetectMixedOps
+from toponas_fx.passes.drop_neutral import DropNeutral
 from toponas_fx.passes.drop_zero_candidates import DropZeroCandidates
 from toponas_fx.passes.eliminate_dead_code import EliminateDeadCode
 from toponas_fx.passes.float_modules import FloatModules
@@ -27,6 +28,7 @@ __all__ = [
     "CombineTerms",
     "Deduplicate",
     "DetectMixedOps",
+    "DropNeutral",
     "DropZeroCandidates",
     "EliminateDeadCode",
     "FloatModules",
@@ -55,6 +57,7 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     ),
     NormalizeKernels(),  # once it is known which norms are shared, and while each kernel is still its own
     MergeKernels(),  # last of the rules: it needs the normalized kernels
+    DropNeutral(),  # what sums begin with, and zeros that had to stay
     FoldWeights(),  # into what merging left
     BatchKernels(),  # once no pass looks for the arithmetic of one edge
     FoldScales(),  # of the kernels that were too large for that

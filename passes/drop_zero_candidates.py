@@ -41,6 +41,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
@@ -85,7 +86,7 @@ class DropZeroCandidates(Pass):
             if not is_mixed_sum(node):
                 continue
             terms: Any = node.args[0]
-            zeros = [i for i, term in enumerate(terms) if _is_zero(term, memory)]
+            zeros = [i for i, term in enumerate(terms) if is_zero(term, memory)]
             real = [i for i, term in enumerate(terms) if isinstance(term, fx.Node) and i not in zeros]
             lone = []
             for i in zeros:
@@ -115,11 +116,14 @@ class DropZeroCandidates(Pass):
 
 
 def _reads_alone(gm: fx.GraphModule, zero: fx.Node, gone: set[fx.Node]) -> bool:
-    """Tell whether some trained tensor, or an input, has a gradient by way of a zero only, once others are gone."""
+    """Tell whether some trained tensor, or an input, has a gradient by way of a zero only, once others are gone.
+
+    What other arms of choices read may not run.
+    """
     region, queue = {*gone, zero}, [zero]
     while queue:
         for value in queue.pop().all_input_nodes:
-            if value in region or not set(value.users) <= region:
+            if value in region or not {user for user in value.users if home(user) in (None, home(zero))} <= region:
                 continue
             module = gm.get_submodule(str(value.target)) if value.op == "call_module" else None
             has_parameters = module is not None and next(module.parameters(), None) is not None
@@ -163,14 +167,14 @@ def _read_path(node: Any) -> Any:
     return str(node.target) if node.op == "get_attr" else (_read_path(node.args[0]), node.args[1])
 
 
-def _is_zero(term: Any, memory: Memory) -> bool:
+def is_zero(term: Any, memory: Memory) -> bool:
     """Tell whether a term is zero whatever its inputs; memory that is written in place tells nothing."""
     if not isinstance(term, fx.Node) or memory.is_written(term):
         return False
     if term.target is operator.mul:
         return any(isinstance(arg, int | float) and arg == 0 for arg in term.args)
     if term.target is torch.cat:
-        return all(_is_zero(part, memory) for part in term.args[0])  # type: ignore[union-attr]
+        return all(is_zero(part, memory) for part in term.args[0])  # type: ignore[union-attr]
     return term.target in (torch.zeros, torch.zeros_like, "new_zeros")
 
 

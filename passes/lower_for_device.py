@@ -212,6 +212,8 @@ def _convert(match: Images, rewriter: Rewriter) -> None:
         wrap(layouts.channels_last, node, list(node.users), converts.next)
     for node in given:
         wrap(layouts.own_layout, node, list(node.users), max(node, converts).next)
+    for node in image_layouts.averaged(gm):
+        wrap(layouts.images_gradient, node.all_input_nodes[0], [node], node)
     for planned in image_layouts.own_kernels(gm):
         operation = rewriter.current(planned)
         with rewriter.before(operation.node):

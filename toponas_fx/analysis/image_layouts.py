@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_hooked, is_random
@@ -94,6 +95,18 @@ def kept_as_they_are(gm: fx.GraphModule) -> list[fx.Node]:
             own = gm.get_submodule(str(node.target)).parameters()
             is_kept = any(takes_layout(tuple(parameter.shape)) for parameter in own)
         if is_kept and len(shape_of(node)) == 4:
+            found.append(node)
+    return found
+
+
+def averaged(gm: fx.GraphModule) -> list[fx.Node]:
+    """Return the calls that take the mean over all pixels, whose gradient comes in the usual layout."""
+    found = []
+    for node in gm.graph.nodes:
+        is_pool = node.op == "call_module" and type(gm.get_submodule(str(node.target))) is nn.AdaptiveAvgPool2d
+        is_call = node.target in (F.adaptive_avg_pool2d, torch.mean, "mean")
+        read = node.all_input_nodes
+        if (is_pool or is_call) and len(read) == 1 and _is_image(shape_of(read[0])) and not _is_image(shape_of(node)):
             found.append(node)
     return found
 

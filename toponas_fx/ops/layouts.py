@@ -66,6 +66,21 @@ def own_gradient(x: Tensor) -> Tensor:
     return x.view(-1).view(x.shape)
 
 
+def images_gradient(x: Tensor, converts: bool) -> Tensor:
+    """Return images whose gradient comes back in channels-last layout, as they are: one of a mean over pixels would not.
+
+    What is computed from two layouts at once, a ReLU's gradient say, takes many times as long.
+
+    Args:
+        x: ``f32[N,C,H,W]``.
+        converts: what ``takes_over`` said of them.
+    """
+    if not (converts and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last)):
+        return x
+    pixels = x.permute(0, 2, 3, 1)
+    return pixels.view(-1).view(pixels.shape).permute(0, 3, 1, 2)
+
+
 def every(x: Tensor, stride: tuple[int, int]) -> Tensor:
     """Return the pixels that a 1x1 convolution with a stride reads, ``f32[N,C,H',W']``; it needs no stride then."""
     return x[:, :, :: stride[0], :: stride[1]]

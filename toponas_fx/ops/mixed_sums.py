@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from toponas_fx.ops import custom_autograd
 from toponas_fx.ops.custom_autograd import sees_plain_autograd, weighted_sum
@@ -65,3 +67,30 @@ def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
         return False
     scalars = [weight for weight in weights if isinstance(weight, Tensor)]
     return all(not scalar.dim() and scalar.dtype == first.dtype for scalar in scalars)
+
+
+def zeros_of(x: Tensor) -> Tensor:
+    """Return zeros that lie as x does; x gets a gradient of zeros.
+
+    It is ``0 * x`` for finite x.
+    """
+    if not sees_plain_autograd():
+        return x * 0.0
+    result: Tensor = _ZerosOf.apply(x)
+    return result
+
+
+class _ZerosOf(Function):
+    """See ``zeros_of``."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.zeros_like(grad)
