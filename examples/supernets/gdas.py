@@ -18,6 +18,26 @@ from torch import Tensor
 from supernets.nasbench201 import EDGES, NODES, NASBench201Supernet, SearchCell
 
 
+def hard_gumbel_softmax(alphas: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Draw a candidate an edge at a temperature.
+
+    Args:
+        alphas: architecture weights before the softmax, f32[E,O].
+        tau: the temperature.
+
+    Returns:
+        Hard weights with the gradient of soft ones, f32[E,O], and the candidates taken, i64[E,1].
+    """
+    while True:
+        gumbels = -torch.empty_like(alphas).exponential_().log()
+        soft = F.softmax((F.log_softmax(alphas, dim=-1) + gumbels) / tau, dim=-1)
+        if not (torch.isinf(gumbels).any() or torch.isnan(soft).any()):
+            break
+    index = soft.argmax(dim=-1, keepdim=True)
+    hard = torch.zeros_like(soft).scatter_(-1, index, 1.0)
+    return hard - soft.detach() + soft, index
+
+
 def sampled_cell(cell: SearchCell, x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
     """Compute a cell by one candidate an edge.
 
@@ -68,14 +88,7 @@ class GDASSupernet(NASBench201Supernet):
 
     def _sample(self) -> tuple[Tensor, Tensor]:
         """Return hard weights with the gradient of soft ones, f32[E,O], and the candidates taken, i64[E,1]."""
-        while True:
-            gumbels = -torch.empty_like(self.alphas).exponential_().log()
-            soft = F.softmax((F.log_softmax(self.alphas, dim=-1) + gumbels) / self.tau, dim=-1)
-            if not (torch.isinf(gumbels).any() or torch.isnan(soft).any()):
-                break
-        index = soft.argmax(dim=-1, keepdim=True)
-        hard = torch.zeros_like(soft).scatter_(-1, index, 1.0)
-        return hard - soft.detach() + soft, index
+        return hard_gumbel_softmax(self.alphas, self.tau)
 
     def new(self) -> GDASSupernet:
         """Return a network of the same configuration with fresh weights and a copy of the alphas."""
