@@ -75,23 +75,24 @@ def measure(cells: int, channels: int, size: int, side: int) -> Waits:
     torch.manual_seed(0)
     model: nn.Module = DARTSSupernet(C=channels, layers=cells)
     batch = Batch.random(size, side)
-    step(model, batch)  # torch's own first calls
-    untouched = min(cpu_seconds(lambda: step(model, batch)) for _ in range(3))
+    images, targets = batch.images, batch.targets
+    step(model, [images], targets)  # torch's own first calls
+    untouched = min(cpu_seconds(lambda: step(model, [images], targets)) for _ in range(3))
     made: list[nn.Module] = []
-    simplify = cpu_seconds(lambda: made.append(toponas_fx.simplify(model, batch.images)))
+    simplify = cpu_seconds(lambda: made.append(toponas_fx.simplify(model, images)))
     (fast,) = made
 
     def at(count: int, pixels: int = side) -> float:
-        other = Batch(batch.images[:count, :, :pixels, :pixels], batch.targets[:count])
-        return first_seconds(lambda: step(fast, other))
+        fewer = [images[:count, :, :pixels, :pixels]]
+        return first_seconds(lambda: step(fast, fewer, targets[:count]))
 
-    step(fast, batch)
-    simplified = min(cpu_seconds(lambda: step(fast, batch)) for _ in range(3))
+    step(fast, [images], targets)
+    simplified = min(cpu_seconds(lambda: step(fast, [images], targets)) for _ in range(3))
     second, third, smaller = at(size - 1), at(size - 2), at(size, side // 2)
     fast.eval()
-    evaluation = first_seconds(lambda: fast(batch.images))
+    evaluation = first_seconds(lambda: fast(images))
     with torch.no_grad():
-        no_grad = first_seconds(lambda: fast(batch.images))
+        no_grad = first_seconds(lambda: fast(images))
     found = (simplify, simplified, second, third, evaluation, no_grad, smaller)
     return Waits(cells, untouched, *(seconds / untouched for seconds in found))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples' folder, for the supernets in it
 from benchmarks.results import Result, Results
-from benchmarks.rows import SPACES, Row, Size
 from benchmarks.search_step import chosen_rows, measure
 from benchmarks.size_options import add_size_options, size_of
+from benchmarks.spaces import SPACES, Row, Size
 from benchmarks.steps import Quartiles
 from search_options import positive
 

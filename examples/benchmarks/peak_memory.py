@@ -15,11 +15,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rows import Row, Size, prepare
+from benchmarks.rows import prepare
+from benchmarks.spaces import SPACES, Row, Size
 from benchmarks.steps import step_seconds, trained_tensors
 from toponas_fx.tuning.steps import CudaPeak, ResidentPeak
 
 STEPS = 2
+"""Steps whose peak is taken; of a sampled path as many for each round of warming up, as paths differ in memory."""
 
 
 class MeasuringFailed(Exception):
@@ -50,7 +52,7 @@ def growth(row: Row, size: Size) -> Growth:
         tensor.grad = None
     gc.collect()
     at_rest = peak.read() if peak.reset() else None
-    for seed in range(STEPS):
+    for seed in range(STEPS * SPACES[size.space].warm_up):
         step_seconds(ready.model, ready.batch, seed)
     return Growth(None if at_rest is None else peak.read() - at_rest, max(whole, peak.read() - start))
 

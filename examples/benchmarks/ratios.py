@@ -79,7 +79,7 @@ def measure(space: str, repeats: int, mode: str) -> Ratios:
         models = (original, toponas_fx.simplify(copy.deepcopy(original), batch.images, mode=mode))
         steps = range(warm_up + repeats)
         pairs = [[step_seconds(model, batch, seed) for model in models] for seed in steps][warm_up:]
-        sizes = [seeded_saved_bytes(model, batch.images) for model in models]
+        sizes = [seeded_saved_bytes(model, batch) for model in models]
     before, after = models[1].report.before, models[1].report.after
     return Ratios(
         time=statistics.median(simplified / plain for plain, simplified in pairs),

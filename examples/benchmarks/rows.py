@@ -1,11 +1,11 @@
-"""What `search_step.py` compares: the networks of a space, and what is done to each before it takes steps."""
+"""The rows of `search_step.py`: what is done to a space's network before it takes steps."""
 
 from __future__ import annotations
 
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,117 +14,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import toponas_fx
+from benchmarks.spaces import SPACES, UNTOUCHED, Row, Size
 from benchmarks.steps import Batch
 from supernets import darts, nasbench201
-from supernets.darts import DARTSSupernet
-from supernets.nasbench201 import CANDIDATES, NASBench201Supernet
-from supernets.partial_nasbench201 import PartialNASBench201Supernet
-from supernets.pcdarts import PCDARTSSupernet
-from supernets.primitives import PRIMITIVES
-from supernets.single_path import SinglePathDARTS, SinglePathNASBench201
+from supernets.spos_mobile import ChoiceBlock
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
 from toponas_fx.rewriting.pass_base import Pass, Repeat
-
-UNTOUCHED = "untouched"
-CHANNELS_LAST = "untouched-channels-last"
-COMPILED = "-compiled"
-"""What ends the name of a row under `torch.compile`."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large networks and images are.
-
-    Attributes:
-        space: of `SPACES`.
-        C: channels of the first stage.
-        cells: a stage's in NAS-Bench-201, all of them in DARTS.
-        nodes: of a DARTS cell.
-        candidates: that an edge of a supernet has, the costliest of its space.
-        batch: images.
-        image_size: their side.
-        device: as torch calls it.
-    """
-
-    space: str
-    C: int
-    cells: int
-    nodes: int
-    candidates: int
-    batch: int
-    image_size: int
-    device: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way to take a step.
-
-    Attributes:
-        name: for `--rows`.
-        label: for the table.
-        network: of the space's.
-        mode: of `simplify`, or None to leave the network as written.
-        recompute: likewise, of `simplify`.
-        without: the pass that is left out, by name.
-        channels_last: whether images and kernels are in torch's channels-last layout.
-        checkpointed: whether each cell's inside is computed again in the backward pass instead of stored.
-        compiled: whether `torch.compile` takes the model.
-    """
-
-    name: str
-    label: str
-    network: str = "supernet"
-    mode: str | None = None
-    recompute: bool = False
-    without: str | None = None
-    channels_last: bool = False
-    checkpointed: bool = False
-    compiled: bool = False
-
-
-@dataclass(frozen=True)
-class Space:
-    """The networks of a space by name, and the sizes that a user gets who names none.
-
-    Attributes:
-        networks: how to make them.
-        costliest: the positions of an edge's candidates, the costliest first.
-        cells: see `Size`.
-        batch: likewise.
-    """
-
-    networks: dict[str, Callable[[Size], nn.Module]]
-    costliest: tuple[int, ...]
-    cells: int
-    batch: int
-
-    @property
-    def single_paths(self) -> list[str]:
-        """The networks that have one candidate an edge."""
-        return [name for name in self.networks if name.startswith("single-")]
-
-    def rows(self) -> list[Row]:
-        """Return all rows, those under `torch.compile` last."""
-        rows = [
-            Row(UNTOUCHED, "untouched"),
-            Row(CHANNELS_LAST, "untouched, channels-last", channels_last=True),
-            Row("exact", 'mode="exact"', mode="exact"),
-            Row("share", 'mode="share"', mode="share"),
-            Row("share-recompute", 'mode="share", recompute=True', mode="share", recompute=True),
-            Row("checkpointed", "untouched, cells checkpointed", checkpointed=True),
-            Row("partial", "partial channels, K=4", "partial"),
-            Row("partial-share", 'partial channels, K=4, mode="share"', "partial", mode="share"),
-        ]
-        for name in self.single_paths:
-            label = name.replace("single-", "single path, ")
-            rows.append(Row(name, label, name))
-            rows.append(Row(f"{name}-channels-last", f"{label}, channels-last", name, channels_last=True))
-        uncompiled = ("share-recompute", "checkpointed", "partial", "partial-share")
-        compiled = [row for row in rows if row.name not in uncompiled]
-        return rows + [
-            replace(row, name=row.name + COMPILED, label=f"{row.label}, compiled", compiled=True) for row in compiled
-        ]
 
 
 def ablation_rows() -> list[Row]:
@@ -132,38 +27,6 @@ def ablation_rows() -> list[Row]:
     names = [pass_.name for pass_ in _flat(DEFAULT_PASSES) if not isinstance(pass_, DetectMixedOps)]
     left_out = [Row(f"without-{name}", f"share, without {name}", mode="share", without=name) for name in names]
     return [Row(UNTOUCHED, "untouched"), Row("share", 'mode="share"', mode="share"), *left_out]
-
-
-def _positions(candidates: tuple[str, ...], names: str) -> tuple[int, ...]:
-    return tuple(candidates.index(name) for name in names.split())
-
-
-SPACES = {
-    "nasbench201": Space(
-        {
-            "supernet": lambda size: NASBench201Supernet(size.C, size.cells),
-            "partial": lambda size: PartialNASBench201Supernet(size.C, size.cells),
-            "single-3x3": lambda size: SinglePathNASBench201(size.C, size.cells),
-        },
-        costliest=_positions(CANDIDATES, "nor_conv_3x3 nor_conv_1x1 avg_pool_3x3 skip_connect none"),
-        cells=2,
-        batch=64,
-    ),
-    "darts": Space(
-        {
-            "supernet": lambda size: _darts(DARTSSupernet, size),
-            "partial": lambda size: _darts(PCDARTSSupernet, size),
-            "single-sep-3x3": lambda size: SinglePathDARTS("sep_conv_3x3", size.C, size.cells, steps=size.nodes),
-            "single-sep-5x5": lambda size: SinglePathDARTS("sep_conv_5x5", size.C, size.cells, steps=size.nodes),
-        },
-        costliest=_positions(
-            PRIMITIVES,
-            "sep_conv_5x5 sep_conv_3x3 dil_conv_5x5 dil_conv_3x3 max_pool_3x3 avg_pool_3x3 skip_connect none",
-        ),
-        cells=3,
-        batch=16,
-    ),
-}
 
 
 @dataclass
@@ -192,6 +55,7 @@ def prepare(row: Row, size: Size) -> Prepared:
     if size.candidates < len(space.costliest):
         _keep_candidates(model, sorted(space.costliest[: size.candidates]))
     _move(model, size.device)
+    batch = replace(batch, path=space.path(model))
     if row.channels_last:
         batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         model.to(memory_format=torch.channels_last)
@@ -205,22 +69,21 @@ def prepare(row: Row, size: Size) -> Prepared:
     return ready
 
 
-def without_gradient(model: nn.Module) -> str | None:
+def without_gradient(model: nn.Module, *, sampled: bool = False) -> str | None:
     """Return what the last step left without gradient, though it is trained: a row that skips work is no opponent.
 
-    Of architecture weights some may be without: a network of reduction cells does not read those of normal cells.
+    Of architecture weights some may be without: a network of reduction cells does not read those of normal cells. Of a
+    sampled path no other weights are asked for, as those of the candidates not taken have none.
     """
     architecture = model.arch_parameters()
     if architecture and all(tensor.grad is None for tensor in architecture):
         return "the architecture weights"
+    if sampled:
+        return None
     known = {id(tensor) for tensor in architecture}
     named = model.named_parameters()
     missing = [name for name, tensor in named if tensor.grad is None and id(tensor) not in known]
     return ", ".join(missing) or None
-
-
-def _darts(network: type[DARTSSupernet], size: Size) -> DARTSSupernet:
-    return network(size.C, size.cells, steps=size.nodes, multiplier=size.nodes)
 
 
 def _keep_candidates(model: nn.Module, positions: list[int]) -> None:
@@ -228,6 +91,8 @@ def _keep_candidates(model: nn.Module, positions: list[int]) -> None:
     for edge in model.modules():
         if isinstance(edge, darts.MixedOp | nasbench201.MixedOp):
             edge._ops = nn.ModuleList(edge._ops[i] for i in positions)
+        elif isinstance(edge, ChoiceBlock):
+            edge.ops = nn.ModuleList(edge.ops[i] for i in positions if i < len(edge.ops))  # not all can be skipped
     for tensor in model.arch_parameters():
         if tensor.dim() == 2:  # f32[E,O]; a beta is an edge's
             tensor.data = tensor.data[:, positions].clone()
@@ -266,6 +131,7 @@ def _simplify(model: nn.Module, batch: Batch, row: Row) -> Prepared:
         warnings.simplefilter("always")
         start = time.perf_counter()
         passes = _passes_without(row.without)
-        fast: Any = toponas_fx.simplify(model, batch.images, mode=row.mode, recompute=row.recompute, passes=passes)
+        inputs = batch.inputs(0)
+        fast: Any = toponas_fx.simplify(model, inputs, mode=row.mode, recompute=row.recompute, passes=passes)
         seconds = time.perf_counter() - start
     return Prepared(fast, batch, seconds, tuple(dict.fromkeys(str(warning.message) for warning in caught)))

@@ -3,9 +3,15 @@
 A step is forward, loss and backward over one random batch; weights and architecture weights get gradients. All rows
 take their steps in turn in one process, and ratios are medians over the rounds, so that they hold on a busy machine.
 
+In gdas-nasbench201, gdas-darts and spos-mobile a step computes one path, and a round's seed draws it, the same for all
+rows. What a step costs depends on its path, so that ratios pair steps of the same path: once as the median over the
+rounds, as in the other spaces, and once as the ratio of the rounds' sums, in which long paths count more, and so does
+what a path costs once, when it is new. Saved bytes, FLOPs and dispatcher calls are means over the same paths.
+
     python examples/benchmarks/search_step.py
     python examples/benchmarks/search_step.py --space darts --compile --memory --json darts.json --markdown
     python examples/benchmarks/search_step.py --rows untouched share single-3x3 --repeats 30
+    python examples/benchmarks/search_step.py --space gdas-darts --rows untouched untouched-channels-last share
 """
 
 from __future__ import annotations
@@ -24,14 +30,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples' folder, for the supernets in it
 from benchmarks.peak_memory import growth_in_subprocess, print_growth
 from benchmarks.results import Result, Results
-from benchmarks.rows import COMPILED, SPACES, Prepared, Row, Size, ablation_rows, prepare, without_gradient
+from benchmarks.rows import Prepared, ablation_rows, prepare, without_gradient
 from benchmarks.size_options import add_size_options, size_of
-from benchmarks.steps import Batch, dispatcher_calls, seeded_saved_bytes, step_seconds, trained_tensors
+from benchmarks.spaces import COMPILED, SPACES, Row, Size
+from benchmarks.steps import Batch, Counts, step, step_seconds, trained_tensors
 from search_options import positive
-from toponas_fx.analysis.costs import flops
-
-WARM_UP = 1
-"""Rounds that are run and not counted, after each row's first step."""
 
 
 @dataclass
@@ -42,33 +45,42 @@ class Runner:
     ready: Prepared | None = None
 
     def start(self, size: Size) -> None:
-        """Prepare the row, take its first step, and count what does not depend on time."""
+        """Prepare the row and take its first step."""
         row, result = self.result.row, self.result
         ready = prepare(row, size)
         result.simplify_seconds, result.notes = ready.simplify_seconds, ready.notes
         result.parameters = sum(tensor.numel() for tensor in trained_tensors(ready.model))
         with _fresh_cache() if row.compiled else nullcontext():
             first = step_seconds(ready.model, ready.batch, 0)
-        if missing := without_gradient(ready.model):
+        if missing := without_gradient(ready.model, sampled=SPACES[size.space].sampled):
             raise RuntimeError(f"the step gives no gradient to {missing}")
         if row.compiled:
             result.compile_seconds = first - step_seconds(ready.model, ready.batch, 0)
-        result.saved_bytes = seeded_saved_bytes(ready.model, ready.batch.images)
-        result.flops = flops(ready.model, ready.batch.images)  # torch runs a compiled model uncompiled for this
-        result.dispatcher_calls = dispatcher_calls(ready.model, ready.batch)
         self.ready = ready
 
-    def step(self, number: int) -> None:
-        """Take the step of a round; those below 0 do not count."""
+    def step(self, seed: int, *, is_timed: bool = True) -> None:
+        """Take the step of a round."""
         if self.ready is None:
             return
         try:
-            seconds = step_seconds(self.ready.model, self.ready.batch, number + WARM_UP)
+            seconds = step_seconds(self.ready.model, self.ready.batch, seed)
         except Exception as error:
             self.drop(error)
             return
-        if number >= 0:
+        if is_timed:
             self.result.seconds.append(seconds)
+
+    def count(self, seeds: Sequence[int]) -> None:
+        """Count what does not depend on time, in steps of some seeds."""
+        if self.ready is None:
+            return
+        try:
+            counts = Counts.of(self.ready.model, self.ready.batch, seeds)
+        except Exception as error:
+            self.drop(error)
+            return
+        for name, value in asdict(counts).items():
+            setattr(self.result, name, value)
 
     def drop(self, error: Exception) -> None:
         """Take no more steps."""
@@ -86,10 +98,14 @@ def measure(rows: Sequence[Row], size: Size, repeats: int) -> Results:
             runner.start(size)
         except Exception as error:  # whatever a row's own code raises is that row's result
             runner.drop(error)
-    for number in range(-WARM_UP, repeats):
+    space = SPACES[size.space]
+    seeds = range(space.warm_up + repeats)
+    for seed in seeds:
         # A step finds caches and heap as the one before left them: backwards every other round.
-        for runner in runners if number % 2 == 0 else reversed(runners):
-            runner.step(number)
+        for runner in runners if seed % 2 == 0 else reversed(runners):
+            runner.step(seed, is_timed=seed >= space.warm_up)
+    for runner in runners:  # behind all rounds, so that no path was run before its round
+        runner.count(seeds[space.warm_up :] if space.sampled else [0])
     return Results(size, [runner.result for runner in runners])
 
 
@@ -117,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.growth:
         print_growth(rows[0], size)
         return
-    results = measure(rows, size, args.repeats)
+    repeats = args.repeats or SPACES[size.space].rounds
+    results = measure(rows, size, repeats)
     if args.memory:
         measure_memory(results)
     table = results.table()
@@ -126,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         table.show()
     if args.json:
-        contents = {**results.contents(), "repeats": args.repeats}
+        contents = {**results.contents(), "repeats": repeats}
         args.json.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
@@ -137,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ablation", action="store_true", help="other rows: share without each of its passes")
     parser.add_argument("--compile", action="store_true", help="the rows under torch.compile too, minutes each")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each row in a process of its own")
-    parser.add_argument("--repeats", type=positive, default=11, help="rounds (%(default)s)")
+    parser.add_argument("--repeats", type=positive, help="rounds (11, or 51 where each samples a path)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write settings, machine and numbers there")
     parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
     parser.add_argument("--growth", action="store_true", help=argparse.SUPPRESS)  # in the process of a row's own
@@ -173,7 +190,7 @@ def _start_inductor(size: Size) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     model.to(size.device).compile(dynamic=False)
     with _fresh_cache():
-        nn.functional.cross_entropy(model(batch.images), batch.targets).backward()
+        step(model, batch.inputs(0), batch.targets)
 
 
 def _fresh_cache() -> AbstractContextManager[None]:

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from benchmarks.rows import SPACES, Size
+from benchmarks.spaces import SPACES, Size
 from search_options import positive
 
 
@@ -14,10 +14,12 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
     """Add them, and those that say what torch runs on."""
     parser.add_argument("--space", choices=SPACES, default="nasbench201", help="(%(default)s)")
     parser.add_argument("--C", type=positive, default=16, help="channels of the first stage (%(default)s)")
-    parser.add_argument("--cells", type=positive, help="a stage in nasbench201 (2), in all in darts (3)")
+    parser.add_argument(
+        "--cells", type=positive, help="a stage in nasbench201 (2), blocks a stage in mobile (4), in all in darts (3)"
+    )
     parser.add_argument("--nodes", type=positive, default=4, help="of a cell in darts (%(default)s)")
     parser.add_argument("--candidates", type=positive, help="of an edge, the costliest first (all)")
-    parser.add_argument("--batch", type=positive, help="images (64 in nasbench201, 16 in darts)")
+    parser.add_argument("--batch", type=positive, help="images (64 in nasbench201, 32 in mobile, 16 in darts)")
     parser.add_argument("--image-size", type=positive, default=32, help="a multiple of 4 (%(default)s)")
     parser.add_argument("--device", default="cpu", help="such as cuda (%(default)s)")
     parser.add_argument("--threads", type=positive, help="of torch on the CPU; by default torch decides")

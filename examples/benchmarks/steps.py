@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from toponas_fx.analysis.costs import saved_bytes
+from toponas_fx.analysis.costs import flops, saved_bytes
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,48 @@ class Batch:
     Attributes:
         images: f32[N,3,H,W].
         targets: i64[N].
+        path: draws what forward takes behind the images.
     """
 
     images: Tensor
     targets: Tensor
+    path: Callable[[], tuple[Any, ...]] = tuple
 
     @classmethod
     def random(cls, size: int, side: int, device: str = "cpu") -> Batch:
         """Draw a batch; the images' values do not depend on the device."""
         images, targets = torch.randn(size, 3, side, side), torch.randint(10, (size,))
         return cls(images.to(device), targets.to(device))
+
+    def inputs(self, seed: int) -> tuple[Any, ...]:
+        """Seed torch's generator, and return what forward takes; a path that forward draws itself follows as well."""
+        torch.manual_seed(seed)
+        return (self.images, *self.path())
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a step costs apart from time.
+
+    Attributes:
+        saved_bytes: kept by a forward pass for the backward pass.
+        flops: of a forward pass.
+        dispatcher_calls: operations that a step hands to torch's dispatcher, forward and backward.
+    """
+
+    saved_bytes: float
+    flops: float
+    dispatcher_calls: float
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Batch, seeds: Sequence[int]) -> Counts:
+        """Count steps with the random numbers of some seeds, and return the means."""
+        return cls(
+            statistics.mean(seeded_saved_bytes(model, batch, seed) for seed in seeds),
+            # torch runs a compiled model uncompiled for this
+            statistics.mean(flops(model, *batch.inputs(seed)) for seed in seeds),
+            statistics.mean(dispatcher_calls(model, batch, seed) for seed in seeds),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,36 +92,36 @@ def trained_tensors(model: nn.Module) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-def step(model: nn.Module, batch: Batch) -> None:
+def step(model: nn.Module, inputs: Sequence[Any], targets: Tensor) -> None:
     """Run forward, the loss and backward; gradients add up."""
-    F.cross_entropy(model(batch.images), batch.targets).backward()
+    F.cross_entropy(model(*inputs), targets).backward()
 
 
 def step_seconds(model: nn.Module, batch: Batch, seed: int) -> float:
     """Return how long a step takes that gives all trained tensors fresh gradients, with a seed's random numbers."""
     for tensor in trained_tensors(model):
         tensor.grad = None
-    torch.manual_seed(seed)
+    inputs = batch.inputs(seed)
     _finish(batch)
     start = time.perf_counter()
-    step(model, batch)
+    step(model, inputs, batch.targets)
     _finish(batch)
     return time.perf_counter() - start
 
 
-def seeded_saved_bytes(model: nn.Module, images: Tensor) -> int:
+def seeded_saved_bytes(model: nn.Module, batch: Batch, seed: int = 0) -> int:
     """Return what a forward pass saves for backward, with the same random numbers for each model.
 
     Parameters, buffers and architecture weights do not count, as they exist anyway.
     """
-    torch.manual_seed(0)
-    return saved_bytes(model, images, exclude=model.arch_parameters())
+    return saved_bytes(model, *batch.inputs(seed), exclude=model.arch_parameters())
 
 
-def dispatcher_calls(model: nn.Module, batch: Batch) -> int:
+def dispatcher_calls(model: nn.Module, batch: Batch, seed: int = 0) -> int:
     """Return how many operations a step hands to torch's dispatcher, forward and backward."""
+    inputs = batch.inputs(seed)
     with CallCounter() as counter:
-        step(model, batch)
+        step(model, inputs, batch.targets)
     return counter.calls
 
 
