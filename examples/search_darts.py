@@ -8,7 +8,9 @@ among noise; real images and the size of the papers are options.
     python examples/search_darts.py --method pc-darts --order 2 --C 16 --layers 8 --nodes 4 --data path/to/images
 
 Methods: darts and beta-darts search normal and reduction cells of the DARTS space; pc-darts does so with partial
-channels; gdas samples cells of NAS-Bench-201; fbnet chooses the blocks of a mobile network.
+channels; gdas-darts samples cells of the DARTS space, gdas and enas cells of NAS-Bench-201, enas by a controller.
+fbnet, proxyless and spos choose the blocks of a mobile network: by a Gumbel softmax, by binary gates, and by evolution
+over a supernet whose paths are drawn uniformly.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+import enas_controller
+import proxyless_gates
+import spos_evolution
 from beta_darts import STRENGTH, BetaArchitect
 from image_data import SearchData
 from search_loop import Method, Search, run_searches
@@ -26,6 +31,7 @@ from search_options import add_arguments, add_plot_arguments, check_arguments, c
 from search_results import draw, introduce, make_console, show, write_json
 from supernets.darts import DARTSSupernet, Genotype
 from supernets.gdas import GDASSupernet
+from supernets.gdas_darts import GDASDARTSSupernet
 from supernets.mobile import MobileSupernet
 from supernets.nasbench201 import CANDIDATES
 from supernets.pcdarts import K, PCDARTSSupernet
@@ -47,6 +53,10 @@ def _pcdarts(args: argparse.Namespace, data: SearchData) -> PCDARTSSupernet:
 def _of_darts_space(supernet: type[DARTSSupernet], args: argparse.Namespace, data: SearchData) -> DARTSSupernet:
     sizes = {"layers": args.layers or CELLS, "steps": args.nodes, "multiplier": args.nodes}
     return supernet(args.C, num_classes=data.num_classes, in_channels=data.in_channels, **sizes)
+
+
+def _gdas_darts(args: argparse.Namespace, data: SearchData) -> GDASDARTSSupernet:
+    return _of_darts_space(GDASDARTSSupernet, args, data)
 
 
 def _gdas(args: argparse.Namespace, data: SearchData) -> GDASSupernet:
@@ -80,9 +90,9 @@ def _anneal_temperature(search: Search, progress: float) -> None:
     search.model.set_temperature(TEMPERATURE * (TEMPERATURE_MIN / TEMPERATURE) ** progress)
 
 
-def _alphas(model: PCDARTSSupernet) -> list[Tensor]:
+def _alphas(search: Search) -> list[Tensor]:
     """Leave out the betas, which weigh edges."""
-    return [model.alphas_normal, model.alphas_reduce]
+    return [search.model.alphas_normal, search.model.alphas_reduce]
 
 
 BLOCKS = (*(f"k{k}_e{e}" for k in (3, 5, 7) for e in (1, 3, 6)), "skip")
@@ -91,9 +101,14 @@ METHODS = {
     "beta-darts": Method("β-DARTS", _darts, _cell_lines, PRIMITIVES, BetaArchitect, strengthen),
     "pc-darts": Method("PC-DARTS", _pcdarts, _cell_lines, PRIMITIVES, weighing=_alphas),
     "gdas": Method("GDAS on NAS-Bench-201", _gdas, node_lines, CANDIDATES, anneal=cool),
+    "gdas-darts": Method("GDAS on DARTS cells", _gdas_darts, _cell_lines, PRIMITIVES, anneal=cool),
+    "enas": enas_controller.METHOD,
+    "proxyless": proxyless_gates.METHOD,
+    "spos": spos_evolution.METHOD,
     "fbnet": Method("FBNet's method on mobile blocks", _mobile, "\n".join, BLOCKS, anneal=_anneal_temperature),
 }
-SAMPLING = ("gdas", "fbnet")
+DARTS_SPACE = ("darts", "beta-darts", "pc-darts", "gdas-darts")
+SECOND_ORDER = ("darts", "beta-darts", "pc-darts")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, SearchData]:
@@ -102,15 +117,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Search
     parser.add_argument("--method", choices=METHODS, default="darts", help="what to search with (%(default)s)")
     add_arguments(parser, C=8, epochs=2, batch=32, threads=1)  # a small supernet, which threads only slow down
     add_plot_arguments(parser)
-    layers = f"cells, or for gdas and fbnet cells or blocks a stage ({CELLS} or {CELLS_A_STAGE})"
+    layers = f"cells of the DARTS space ({CELLS}), or else cells or blocks a stage ({CELLS_A_STAGE})"
     parser.add_argument("--layers", type=positive, help=layers)
     parser.add_argument("--nodes", type=positive, default=2, help="of a DARTS cell; the papers have 4 (%(default)s)")
     args = parser.parse_args(argv)
-    if args.order == 2 and args.method in SAMPLING:
+    if args.order == 2 and args.method not in SECOND_ORDER:
         parser.error(
             f"--order 2: {args.method} draws candidates in each run, so it has no difference of two runs to take"
         )
-    if args.method not in SAMPLING and args.layers and args.layers < CELLS:
+    if args.method in DARTS_SPACE and args.layers and args.layers < CELLS:
         parser.error(
             f"--layers must be at least {CELLS} for {args.method}, of which one is normal, found {args.layers}"
         )

@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         accuracy = search_on(search, args, data, console)
         if rank == 0:
-            results = {name: search.result(example, accuracy)}
+            results = {name: search.result(accuracy)}
             show(METHOD, results, [], console)
             write_json(args, results, [])
         dist.barrier()

@@ -7,14 +7,13 @@ shown by `search_results`.
 from __future__ import annotations
 
 import argparse
-import operator
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from rich.console import Console
@@ -50,45 +49,21 @@ class Supernet(DartsModel, Protocol):
         """Return the architecture of the strongest candidates."""
 
 
-def _no_annealing(search: Search, progress: float) -> None:
-    """Leave the search as it is."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """What one search differs in from another.
+class Search:
+    """One search: a supernet, the optimizers of its weights and its architecture, and what its steps took.
 
     Attributes:
-        title: of the table.
-        supernet: makes the supernet as it is from the settings and the data.
-        lines: writes a genotype for the table, a line a node.
-        candidates: names of the candidate operations, for plots.
-        architect: trains the architecture of a supernet.
-        anneal: sets what changes between epochs; progress goes from 0 in the first epoch to 1 in the last.
-        weighing: which of the architecture parameters weigh candidates, each f32[E,O] or f32[O]; by default all do.
+        validates_by_batches: whether norms have a batch's own statistics in validation, instead of the running ones.
     """
 
-    title: str
-    supernet: Callable[[argparse.Namespace, SearchData], Supernet]
-    lines: Callable[[Any], str]
-    candidates: Sequence[str]
-    architect: Callable[..., Architect] = Architect
-    anneal: Callable[[Search, float], None] = _no_annealing
-    weighing: Callable[[Any], Sequence[torch.Tensor]] = operator.methodcaller("arch_parameters")
-
-    def weights(self, model: Supernet) -> list[torch.Tensor]:
-        """Return what each candidate counts now, each f32[E,O] or f32[O]."""
-        return [torch.softmax(alphas.detach(), dim=-1) for alphas in self.weighing(model)]
-
-
-class Search:
-    """One search: a supernet, the optimizers of its weights and its architecture, and what its steps took."""
+    validates_by_batches: ClassVar[bool] = False
 
     def __init__(self, name: str, model: Supernet, architect: Architect, order: int, epochs: int) -> None:
         self.name = name
         self.model = model
         self.order = order
         self.simplify_seconds = 0.0
+        self.saved_bytes = 0
         self.seconds: list[float] = []
         self.optimizer = SGD(model.weight_parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         self.schedule = CosineAnnealingLR(self.optimizer, epochs, eta_min=LEARNING_RATE_MIN)
@@ -112,28 +87,78 @@ class Search:
         """Return the loss that trains the weights."""
         return self.model._loss(images, targets)
 
+    @staticmethod
+    def inputs(model: Supernet, images: torch.Tensor) -> tuple[Any, ...]:
+        """Return what forward takes."""
+        return (images,)
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits by which the architecture found so far, or the whole supernet, is validated."""
+        return self.model(images)
+
+    def genotype(self) -> Any:
+        """Return the architecture found so far."""
+        return self.model.genotype()
+
     @torch.no_grad()
     def accuracy(self, loader: DataLoader, limit: int | None, device: torch.device) -> float:
-        """Return the share of images, in percent, that the whole supernet classifies right."""
-        self.model.eval()
+        """Return the share of images, in percent, that are predicted right."""
+        self.model.train(self.validates_by_batches)
         right = total = 0
         for images, targets in islice(loader, limit):
-            predictions = self.model(images.to(device)).argmax(dim=1)
+            predictions = self.predict(images.to(device)).argmax(dim=1)
             right += int((predictions == targets.to(device)).sum())
             total += len(targets)
         return 100 * right / total
 
-    def result(self, images: torch.Tensor, accuracy: float) -> dict[str, Any]:
-        """Return what the table shows, with the cost of one training pass on the images, f32[N,C,H,W]."""
-        self.model.train()
+    def result(self, accuracy: float) -> dict[str, Any]:
+        """Return what the table shows."""
         return {
             "simplify_seconds": self.simplify_seconds,
             "seconds_a_step": statistics.median(self.seconds),
-            "saved_bytes": saved_bytes(self.model, images),
+            "saved_bytes": self.saved_bytes,
             "validation_accuracy": accuracy,
-            "cell": self.model.genotype(),
+            "cell": self.genotype(),
             "alphas": [alphas.tolist() for alphas in self.model.arch_parameters()],
         }
+
+
+def _no_annealing(search: Search, progress: float) -> None:
+    """Leave the search as it is."""
+
+
+def _arch_parameters(search: Search) -> Sequence[torch.Tensor]:
+    return search.model.arch_parameters()
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one search differs in from another.
+
+    Attributes:
+        title: of the table.
+        supernet: makes the supernet as it is from the settings and the data.
+        lines: writes a genotype for the table, a line a node.
+        candidates: names of the candidate operations, for plots.
+        architect: trains the architecture of a supernet.
+        anneal: sets what changes between epochs; progress goes from 0 in the first epoch to 1 in the last.
+        weighing: what weighs a search's candidates before the softmax, each f32[E,O] or f32[O]; by default all of the
+            architecture parameters.
+        search: takes the steps.
+    """
+
+    title: str
+    supernet: Callable[[argparse.Namespace, SearchData], Supernet]
+    lines: Callable[[Any], str]
+    candidates: Sequence[str]
+    architect: Callable[..., Architect] = Architect
+    anneal: Callable[[Search, float], None] = _no_annealing
+    weighing: Callable[[Any], Sequence[torch.Tensor]] = _arch_parameters
+    search: type[Search] = Search
+
+    def weights(self, search: Search) -> list[torch.Tensor]:
+        """Return what each candidate counts now, each f32[E,O] or f32[O]."""
+        return [torch.softmax(alphas.detach(), dim=-1) for alphas in self.weighing(search)]
 
 
 def run_searches(
@@ -157,7 +182,7 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
     architecture = data.search_loader(data.architecture, args.batch, args.seed + 1)
     validation = data.validation_loader(args.batch)
     example = next(iter(data.search_loader(data.weights, args.batch, args.seed)))[0].to(args.device)
-    searches = [make_search(name, method, args, data, example) for name in args.models]
+    searches = [make_search(name, method, args, data, example, method.search) for name in args.models]
     histories = {one.name: _history(one, method, args) for one in searches}
     if args.report and "simplified" in args.models:
         print(searches[-1].model.report)
@@ -169,11 +194,12 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
         for epoch in range(args.epochs):
             for one in searches:
                 method.anneal(one, epoch / max(1, args.epochs - 1))
-            for batches in islice(zip(weights, architecture, strict=True), steps):
+            for step, batches in enumerate(islice(zip(weights, architecture, strict=True), steps), epoch * steps):
                 train, valid = ((images.to(args.device), targets.to(args.device)) for images, targets in batches)
                 for one in searches:
+                    torch.manual_seed(args.seed + step)  # where a path is drawn, both draw it by the same numbers
                     loss = one.step(train, valid)
-                    histories[one.name].add_step(one.seconds[-1], loss, method.weights(one.model))
+                    histories[one.name].add_step(one.seconds[-1], loss, method.weights(one))
                 searches.reverse()  # nobody always goes first
                 progress.advance(task)
             for one in searches:
@@ -185,7 +211,7 @@ def _run_searches(method: Method, args: argparse.Namespace, data: SearchData, co
 
     for history in histories.values():
         history.close()
-    results = {one.name: one.result(example, accuracies[one.name]) for one in searches}
+    results = {one.name: one.result(accuracies[one.name]) for one in searches}
     return {name: results[name] | {"history": histories[name]} for name in args.models}
 
 
@@ -208,11 +234,13 @@ def make_search(
         model = method.supernet(args, data)
     start = _now(args.device)
     if name == "simplified":
-        model = toponas_fx.simplify(model, example)
+        model = toponas_fx.simplify(model, kind.inputs(model, example))
     seconds = _now(args.device) - start
     architect = method.architect(model, lr=args.arch_lr, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
     search = kind(name, model, architect, args.order, args.epochs)
     search.simplify_seconds = seconds if name == "simplified" else 0.0
+    torch.manual_seed(args.seed)  # and, where a path is drawn, save for backward what the same path does
+    search.saved_bytes = saved_bytes(model, *kind.inputs(model, example))
     return search
 
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from supernets.darts import Cell
-from supernets.enas import Controller, ENASSupernet, random_architecture
+from supernets.enas import ENASSupernet, random_architecture
 from supernets.gdas_darts import GDASDARTSSupernet
-from supernets.nasbench201 import CANDIDATES, EDGES, SearchCell, cell_of
+from supernets.nasbench201 import CANDIDATES, SearchCell, cell_of
 from supernets.primitives import PRIMITIVES
 from supernets.proxyless import GatedBlock, ProxylessSupernet
 from supernets.spos_mobile import CHOICES, SPOSSupernet
@@ -198,6 +198,18 @@ def test_proxyless_paths_follow_the_alphas():
     assert network.genotype() == ["k5_e6"] * 3
 
 
+def test_proxyless_takes_the_path_that_it_names():
+    network = ProxylessSupernet(C=4, layers=1)
+    with torch.no_grad():
+        for block, strongest in zip(network.blocks, (6, 0, 5), strict=True):
+            block.alphas[strongest] = 1.0
+    network.draw_paths(2)
+    network.take_strongest()
+    assert [block.active for block in network.blocks] == [[6], [0], [5]]
+    assert network.genotype() == ["skip", "k3_e3", "k7_e6"]
+    network(images())
+
+
 def test_enas_runs_the_architecture_that_was_set():
     network = ENASSupernet(C=4, N=1).double().eval()
     chosen = (3, 3, 4, 1, 0, 2)
@@ -208,26 +220,6 @@ def test_enas_runs_the_architecture_that_was_set():
     cell = network.cells[0]
     torch.testing.assert_close(cell(x, chosen), SearchCell.forward(cell, x, weights), rtol=0, atol=1e-12)
     assert "alphas" not in network.state_dict()
-
-
-def test_enas_controller_samples_and_learns():
-    controller = Controller()
-    architecture, log_probability, entropy = controller()
-    assert len(architecture) == len(EDGES)
-    even = len(EDGES) * math.log(len(CANDIDATES))
-    assert log_probability.item() == pytest.approx(-even, abs=0.2)
-    assert 0.99 * even < entropy.item() <= even
-    assert len({controller()[0] for _ in range(20)}) > 10
-    log_probability.backward()
-    assert all(parameter.grad is not None for parameter in controller.parameters())
-    optimizer = torch.optim.Adam(controller.parameters(), lr=0.01)
-    for _ in range(60):  # towards a third candidate on all edges
-        optimizer.zero_grad()
-        architecture, log_probability, _ = controller()
-        reward = sum(candidate == 2 for candidate in architecture) / len(EDGES)
-        (-(reward - 0.2) * log_probability).backward()
-        optimizer.step()
-    assert controller(greedy=True)[0] == controller(greedy=True)[0] == (2,) * len(EDGES)
 
 
 def test_random_architectures_have_all_candidates():

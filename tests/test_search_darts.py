@@ -83,10 +83,13 @@ def test_second_order_gradient_is_that_through_the_unrolled_step(kind, simplifie
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--method", "enas"], "argument --method: invalid choice: 'enas'"),
+        (["--method", "pnas"], "argument --method: invalid choice: 'pnas'"),
         (["--method", "gdas", "--order", "2"], "--order 2: gdas draws candidates in each run"),
+        (["--method", "gdas-darts", "--order", "2"], "--order 2: gdas-darts draws candidates in each run"),
         (["--method", "fbnet", "--order", "2"], "--order 2: fbnet draws candidates in each run"),
+        (["--method", "spos", "--order", "2"], "--order 2: spos draws candidates in each run"),
         (["--method", "pc-darts", "--C", "6"], "--C must be a multiple of 4 for pc-darts, found 6"),
+        (["--method", "gdas-darts", "--layers", "2"], "--layers must be at least 3 for gdas-darts, of which one is"),
         (["--layers", "2"], "--layers must be at least 3 for darts, of which one is normal, found 2"),
         (["--nodes", "0"], "argument --nodes: must be a whole number from 1, found '0'"),
         (["--image-size", "9"], "--image-size must be a multiple of 4, for two halvings, found 9"),
@@ -112,6 +115,10 @@ def slow(*values: Any) -> Any:
         slow("beta-darts", "2"),
         slow("pc-darts", "1"),
         slow("fbnet", "1"),
+        slow("gdas-darts", "1"),
+        slow("enas", "1"),
+        slow("proxyless", "1"),
+        slow("spos", "1"),
     ],
 )
 def test_script(method, order, tmp_path):

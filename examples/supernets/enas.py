@@ -1,12 +1,11 @@
 """ENAS on the NAS-Bench-201 space: each forward pass computes the architecture that was set on the supernet before it.
 
 Pham et al., "Efficient Neural Architecture Search via Parameter Sharing" (arXiv 1802.03268), section 2: one supernet
-has the weights of all architectures, and a controller, an LSTM that chooses one edge's candidate after the other,
-samples which to train or to judge. Drawn uniformly instead it is the random search with weight sharing of Li and
-Talwalkar, "Random Search and Reproducibility for Neural Architecture Search" (arXiv 1902.07638), section 3.2. The
-space is that of NAS-Bench-201, not ENAS' own.
+has the weights of all architectures, and a controller (`enas_controller`) samples which to train or to judge. Drawn
+uniformly instead it is the random search with weight sharing of Li and Talwalkar, "Random Search and Reproducibility
+for Neural Architecture Search" (arXiv 1902.07638), section 3. The space is that of NAS-Bench-201, not ENAS' own.
 
-Shapes: as in `supernets.nasbench201`; H units of the controller's LSTM.
+Shapes: as in `supernets.nasbench201`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import Categorical
+from torch import Tensor
 
 from supernets.nasbench201 import CANDIDATES, EDGES, NODES, NASBench201Supernet, SearchCell, cell_of
 
@@ -83,50 +81,3 @@ class ENASSupernet(NASBench201Supernet):
     def genotype(self) -> str:
         """Return the cell that is set, as the benchmark writes it; see `cell_of`."""
         return cell_of(self.architecture)
-
-
-class Controller(nn.Module):
-    """An LSTM that chooses the candidates of the edges in turn, each with the earlier ones in view.
-
-    Section 2.2 of the paper; its section 3.2 has the 100 units, the temperature and the tanh constant.
-    """
-
-    def __init__(self, units: int = 100, temperature: float = 5.0, tanh_constant: float = 2.5) -> None:
-        """Make a controller whose architectures are nearly equally likely.
-
-        Args:
-            units: of the LSTM, H.
-            temperature: divides the logits.
-            tanh_constant: bounds them.
-        """
-        super().__init__()
-        self.temperature = temperature
-        self.tanh_constant = tanh_constant
-        self.start = nn.Parameter(torch.empty(units))
-        self.embedding = nn.Embedding(len(CANDIDATES), units)
-        self.lstm = nn.LSTMCell(units, units)
-        self.logits = nn.Linear(units, len(CANDIDATES), bias=False)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -0.1, 0.1)
-
-    def forward(self, *, greedy: bool = False) -> tuple[Architecture, Tensor, Tensor]:
-        """Choose an architecture.
-
-        Args:
-            greedy: whether to choose each edge's most likely candidate instead of sampling.
-
-        Returns:
-            The architecture, the logarithm of its probability, f32[], and the entropy of all choices, f32[].
-        """
-        x, state = self.start.unsqueeze(0), None  # f32[1,H]
-        chosen, log_probabilities, entropies = [], [], []
-        for _ in EDGES:
-            state = self.lstm(x, state)
-            logits = self.tanh_constant * torch.tanh(self.logits(state[0]) / self.temperature)  # f32[1,O]
-            choices = Categorical(logits=logits)
-            candidate = logits.argmax(dim=-1) if greedy else choices.sample()  # i64[1]
-            chosen.append(int(candidate))
-            log_probabilities.append(choices.log_prob(candidate))
-            entropies.append(choices.entropy())
-            x = self.embedding(candidate)  # f32[1,H]
-        return tuple(chosen), torch.cat(log_probabilities).sum(), torch.cat(entropies).sum()

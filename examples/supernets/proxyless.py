@@ -47,6 +47,10 @@ class GatedBlock(nn.Module):
         self.opened = int(torch.multinomial(F.softmax(self.alphas[active], dim=-1), 1))
         self.active = active.tolist()
 
+    def take_strongest(self) -> None:
+        """Make the strongest candidate the only active one."""
+        self.active, self.opened = [int(self.alphas.argmax())], 0
+
     def forward(self, x: Tensor) -> Tensor:
         """Map f32[N,C_in,H,W] to f32[N,C_out,H/S,W/S]."""
         if len(self.active) == 1:
@@ -97,6 +101,11 @@ class ProxylessSupernet(nn.Module):
         """Draw what the forward passes until the next draw compute: one path to train weights, two for the alphas."""
         for block in self.blocks:
             block.draw(paths)
+
+    def take_strongest(self) -> None:
+        """Let the forward passes until the next draw compute the path that `genotype` names."""
+        for block in self.blocks:
+            block.take_strongest()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images f32[N,in_channels,H,W], H and W multiples of 4, to logits f32[N,num_classes]."""
