@@ -31,32 +31,35 @@ class GatedBlock(nn.Module):
     Attributes:
         alphas: its architecture weights before the softmax, f32[O].
         active: the positions of the candidates that are computed, A numbers.
-        opened: which of the active ones passes its gate, a position in `active`.
+        opened: which of the active ones passes its gate, a position in `active`, i64[]: a buffer, so that a draw of
+            another gate changes a value, no code.
     """
 
     def __init__(self, C_in: int, C_out: int, stride: int) -> None:
         super().__init__()
         self.ops = candidates(C_in, C_out, stride)
         self.alphas = nn.Parameter(1e-3 * torch.randn(len(self.ops)))
+        self.register_buffer("opened", torch.zeros((), dtype=torch.long))
         self.draw(1)
 
     @torch.no_grad()
     def draw(self, paths: int) -> None:
         """Draw the active candidates, as many as there are to be paths, and the gate that opens."""
         active = torch.multinomial(F.softmax(self.alphas, dim=-1), paths)  # i64[A]
-        self.opened = int(torch.multinomial(F.softmax(self.alphas[active], dim=-1), 1))
+        self.opened.copy_(torch.multinomial(F.softmax(self.alphas[active], dim=-1), 1).squeeze())
         self.active = active.tolist()
 
     def take_strongest(self) -> None:
         """Make the strongest candidate the only active one."""
-        self.active, self.opened = [int(self.alphas.argmax())], 0
+        self.active = [int(self.alphas.argmax())]
+        self.opened.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map f32[N,C_in,H,W] to f32[N,C_out,H/S,W/S]."""
         if len(self.active) == 1:
             return self.ops[self.active[0]](x)
         soft = F.softmax(torch.stack([self.alphas[i] for i in self.active]), dim=-1)  # f32[A]
-        hard = F.one_hot(torch.tensor(self.opened, device=soft.device), len(self.active))  # i64[A]
+        hard = F.one_hot(self.opened, len(self.active))  # i64[A]
         gates = hard - soft.detach() + soft  # f32[A]: binary, with the gradient of equation 4
         return sum(gates[k] * self.ops[i](x) for k, i in enumerate(self.active))
 
