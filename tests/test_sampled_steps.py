@@ -5,17 +5,22 @@ Nothing here asks how they run. Whether a path is compiled or left as written, t
 
 from __future__ import annotations
 
+import copy
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from torch import Tensor
 
 from sampled.collected import SAMPLED
 from sampled.draws import GumbelSoftmax
 from sampled.gdas import NASNetworkGDAS, TinyNetworkGDAS
 from sampled.parts import Sampled
+from sampled.readings import IndexOfAList
 from sampled.side_by_side import (
     EVENTS,
     TOLERANCE,
@@ -120,3 +125,31 @@ def test_float32(kind: type[Sampled]) -> None:
             both[1].model.load_state_dict(model.state_dict())
             expected, found = (side.step(number) for side in both)
             assert_alike(found, expected, 1e-3, f"step {number}")
+
+
+def move_a_norm_not_taken(model: Any, output: Tensor) -> None:
+    model.edges[0].ops[1][1].num_batches_tracked.add_(1)
+
+
+DIFFERENCES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "torch draws once more": lambda model, output: torch.rand(1) and None,
+    "Python draws once more": lambda model, output: random.random() and None,
+    "numpy draws once more": lambda model, output: numpy.random.rand() and None,
+    "another rounding": lambda model, output: output * (1 + 1e-8),
+    "another layout": lambda model, output: output.t().contiguous().t(),
+    "a norm not taken moves": move_a_norm_not_taken,
+    "a gradient is zero, not None": lambda model, output: output + 0 * sum(p.sum() for p in model.parameters()),
+    "a gradient is lost": lambda model, output: output.detach() + (output - output.detach()) * 0.5,
+    "another output": lambda model, output: (output,),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_a_difference_is_seen(name: str) -> None:
+    """What this file compares it does compare: each of these is one difference between the sides."""
+    model = built(IndexOfAList)
+    other = copy.deepcopy(model)
+    run_alike((Side(model), Side(copy.deepcopy(model))), 3)
+    other.register_forward_hook(lambda module, _, output: DIFFERENCES[name](module, output))
+    with pytest.raises(AssertionError, match="step 0"):
+        run_alike((Side(built(IndexOfAList)), Side(other)), 1)
