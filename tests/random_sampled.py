@@ -1,0 +1,113 @@
+"""Random supernets that sample a path, as the text of a class that a seed decides; a failure prints the text."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import random
+import sys
+import textwrap
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributions import Categorical, OneHotCategorical
+from torch.nn import functional as F
+
+from idiom import Zero, conv, dilated, pool
+from sampled.arms import Averaging
+from sampled.parts import Head, Sampled, sample
+from sampled.side_by_side import built
+from sampled_statements import BETWEEN, CANDIDATES, DRAWS, OUTPUTS, USES
+
+_TEMPLATE = """
+class RandomSampled(Sampled):
+    def __init__(self):
+        super().__init__()
+        self.shared, self.norm, self.head = conv(3), nn.BatchNorm2d(4), Head()
+        self.tau, self.decay = {tau}
+{constructor}
+    def arch(self):
+        return [parameter for name, parameter in self.named_parameters() if name[0] == "a"]
+
+    def prepare(self, step):
+        self.tau -= self.decay
+
+    def forward(self, x):
+{body}
+        return {output}
+"""
+_NAMES: dict[str, Any] = {
+    **{thing.__name__: thing for thing in (Sampled, Head, Averaging, Zero, Categorical, OneHotCategorical)},
+    **{thing.__name__: thing for thing in (sample, conv, dilated, pool)},
+    **{"torch": torch, "nn": nn, "F": F, "random": random},
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A random sampled supernet's text."""
+
+    seed: int
+    text: str
+
+    def build(self) -> Any:
+        """Return the supernet, f64, the same one each time."""
+        return built(_made(self), self.seed)
+
+
+@functools.cache
+def _made(source: Source) -> Any:
+    """Return the class of a text, in a module that pickle and tracebacks find."""
+    name = f"random_sampled_{source.seed}"
+    module = ModuleType(name)
+    vars(module).update(_NAMES)
+    sys.modules[name] = module
+    filename = f"{name}.py"
+    linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)
+    exec(compile(source.text, filename, "exec"), vars(module))
+    return vars(module)["RandomSampled"]
+
+
+def random_sampled(seed: int) -> Source:
+    """Return the supernet of a seed: one to three choices, each drawn, read and used in ways of its own."""
+    draw = random.Random(seed)
+    count, is_early = draw.randint(1, 3), draw.random() < 0.4
+    constructor, draws, body, states = list[str](), list[str](), list[str](), ["x"]
+    for number in range(count):
+        size = draw.randint(2, 3)
+        values = {"n": number, "c": size, "x": draw.choice(states[-2:]), "o": f"v{number}"}
+        constructor += _choice(number, [draw.choice(CANDIDATES) for _ in range(size)])
+        draws.append(draw.choice(DRAWS).format(**values))
+        use = draw.choice(USES).format(**values)
+        if number and is_early and draw.random() < 0.3:  # taken or not as the choice before says
+            use = f"v{number} = {values['x']}\nif i{number - 1} == 0:\n{textwrap.indent(use, '    ')}"
+        body += [use] if is_early else [draws[-1], use]
+        states.append(values["o"])
+        if draw.random() < 0.4:
+            values |= {"x": states[-1], "a": draw.choice(states), "o": f"u{number}"}
+            body.append(draw.choice(BETWEEN).format(**values))
+            states.append(values["o"])
+    if draw.random() < 0.3:  # the first choice decides once more
+        body.append(f"y = self.e0[i0.item()]({states[-1]})")
+        states.append("y")
+    output = draw.choice(OUTPUTS).format(x=states[-1], n=draw.randrange(count))
+    body = draws * is_early + body
+    return Source(seed, _text(constructor, body, output, draw.choice(["5, 0", "4.0, 0.0", "6.0, 0.125"])))
+
+
+def _choice(number: int, candidates: list[str]) -> list[str]:
+    """Return what the constructor makes for one choice."""
+    listed = ", ".join(candidates)
+    return [
+        f"self.a{number} = nn.Parameter(0.1 * torch.randn({len(candidates)}))",
+        f"self.e{number} = nn.ModuleList([{listed}])",
+        f"self.seen{number} = [0] * {len(candidates)}",
+    ]
+
+
+def _text(constructor: list[str], body: list[str], output: str, tau: str) -> str:
+    constructor, body = (textwrap.indent("\n".join(lines), " " * 8) for lines in (constructor, body))
+    return _TEMPLATE.format(constructor=f"{constructor}\n", body=body, output=output, tau=tau)
