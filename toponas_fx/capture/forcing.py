@@ -26,17 +26,19 @@ class Forcing:
 
     Attributes:
         turn: the run's number; where all draws are alike, the index of the candidate that is taken everywhere.
-        is_mixed: whether draws differ within the run; together, the runs of all turns take each candidate everywhere.
+        round: where draws differ within the run, which of their digits tells how; together, the runs of all turns
+            take each candidate everywhere, and those of all rounds tell any two draws apart. None where they are alike.
         sizes: how many candidates the draws had that were seen.
+        count: how many indices were drawn.
     """
 
-    def __init__(self, turn: int, *, is_mixed: bool = False) -> None:
-        """Set the turn."""
-        self.turn, self.is_mixed = turn, is_mixed
+    def __init__(self, turn: int, round: int | None = None) -> None:
+        """Set turn and round."""
+        self.turn, self.round = turn, round
         self.sizes: set[int] = set()
+        self.count = 0
         self._nodes: set[fx.Node] = set()
         self._scalars: dict[fx.Node, Tensor] = {}
-        self._offsets = random.Random(0)  # the same in all turns, so that these take different candidates
         self._derived: dict[fx.Node, bool] = {}
 
     def apply(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> bool:
@@ -75,11 +77,23 @@ class Forcing:
         """Return the indices that are drawn, ``i64`` of a shape, each below ``size``; distinct in a row if asked for."""
         self.sizes.add(size)
         columns = like.shape[-1] if are_distinct and like.dim() else 1
+        order = list(range(size))
+        if self.round is not None and columns > 1:  # in which those of one row follow each other
+            random.Random(self.round).shuffle(order)
         drawn: list[int] = []
         for _ in range(like.numel() // columns):
-            first = self.turn + (self._offsets.randrange(size) if self.is_mixed else 0)
-            drawn += [(first + column) % size for column in range(columns)]
+            self.count += 1
+            first = self.turn + (0 if self.round is None else self.count // size**self.round)
+            drawn += [order[(first + column) % size] for column in range(columns)]
         return torch.tensor(drawn, device=like.device).reshape(like.shape)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds tell any two of the indices apart that were drawn."""
+        found, fewest = 1, min(self.sizes, default=2)
+        while fewest**found <= self.count:
+            found += 1
+        return found
 
     # -- what is computed from a draw ----------------------------------------------------------------------------------
 
@@ -151,39 +165,44 @@ def _range(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[in
     return (0, source.shape[dim]) if isinstance(dim, int) else (0, 0)
 
 
-class RecordedChoice(int):
+class RecordedChoice:
     """An integer that Python read from a draw: it tells where it is used, for there the run goes one of several ways.
 
-    An item of a plain list by it is taken unseen; the run then differs where nothing was told, and is not merged.
+    It is no ``int``, though it says so: C's functions ask any other object for its number, and nothing is used unseen.
     """
 
-    _saw: Callable[[], None]
-
-    @classmethod
-    def of(cls, value: int, saw: Callable[[], None]) -> RecordedChoice:
+    def __init__(self, value: int, saw: Callable[[], None]) -> None:
         """Wrap ``value``; ``saw`` is called at each use."""
-        self = cls(value)
-        self._saw = saw
-        return self
+        self._value, self._saw = value, saw
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return int
+
+    def used(self) -> int:
+        """Tell that it is used, and return the number."""
+        self._saw()
+        return self._value
 
     def __reduce__(self) -> Any:
-        return int, (int.__add__(self, 0),)
+        return int, (self._value,)
 
 
 def _telling(name: str) -> None:
     of_int = getattr(int, name)
 
     def use(self: RecordedChoice, *others: Any) -> Any:
-        self._saw()
-        return of_int(self, *others)
+        return of_int(self.used(), *(other.used() if type(other) is RecordedChoice else other for other in others))
 
     setattr(RecordedChoice, name, use)
 
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "int", "index", "float", "repr", "str", "format"):
     _telling(f"__{_name}__")
-for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "lshift", "rshift", "and", "or", "xor", "divmod"):
+for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "lshift", "rshift", "and", "or", "xor", "divmod", "pow"):
     _telling(f"__{_name}__")
     _telling(f"__r{_name}__")
-for _name in ("neg", "abs", "invert"):
+for _name in ("neg", "pos", "abs", "invert", "trunc", "floor", "ceil", "round"):
     _telling(f"__{_name}__")
+for _name in ("bit_length", "conjugate"):
+    _telling(_name)

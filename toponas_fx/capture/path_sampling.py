@@ -136,7 +136,7 @@ def _record_paths(
         raise UnlikePathsError("its inputs have no batch")
 
     def run(size: Inputs, forcing: Forcing, values: Numbers) -> Capture:
-        step(f"recording candidate {forcing.turn}" + (" in places apart" if forcing.is_mixed else ""))
+        step(f"recording candidate {forcing.turn}" + ("" if forcing.round is None else " in places apart"))
         try:
             found = capture(fast, forward, *size, values, forcing)
         except CaptureError:
@@ -159,7 +159,7 @@ def _record_paths(
     others = others_like(numbers, known, runs[0].guards.conditions)
     if others is None:
         raise UnlikePathsError("a number that changes has no other value that may be tried")
-    mixed = [run(second, Forcing(turn, is_mixed=True), others) for turn in range(count)]
+    mixed = [run(second, Forcing(turn, of), others) for of in range(forced.rounds) for turn in range(count)]
     types: dict[fx.Node, fx.Node] = {}
     for found in mixed:
         types.update(replay(merged, found.graph))

@@ -275,7 +275,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
             found = node, value
         root, decided = found
         self.saw_choice(root, decided)
-        return RecordedChoice.of(value, lambda: self.saw_choice(root, decided)) if type(value) is int else value
+        return RecordedChoice(value, lambda: self.saw_choice(root, decided)) if type(value) is int else value
 
     def _element(self, tensor: Any, index: int) -> fx.Node:
         return self._values.annotate(self.graph.call_function(operator.getitem, (tensor, index)), None, ())

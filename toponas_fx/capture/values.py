@@ -117,7 +117,7 @@ class ValueTable:
         if type(value) is RecordedFloat:
             return value.argument
         if type(value) is RecordedChoice:
-            return int(value)  # which it tells
+            return value.used()
         if isinstance(value, _PLAIN_TYPES):
             return _base_value(value)
         if isinstance(value, tuple) and hasattr(value, "_fields"):
