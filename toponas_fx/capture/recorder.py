@@ -275,7 +275,8 @@ class Recorder(TorchFunctionMode, AttributeReads):
             found = node, value
         root, decided = found
         self.saw_choice(root, decided)
-        return RecordedChoice(value, lambda: self.saw_choice(root, decided)) if type(value) is int else value
+        is_kept = type(value) is int and node.target not in ("__int__", "__index__")  # which must give plain integers
+        return RecordedChoice(value, lambda: self.saw_choice(root, decided)) if is_kept else value
 
     def _element(self, tensor: Any, index: int) -> fx.Node:
         return self._values.annotate(self.graph.call_function(operator.getitem, (tensor, index)), None, ())
