@@ -203,6 +203,8 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
             ) from error
         raise
     state.captures[call.fixed] = 1
+    if call.integers:
+        state.chosen.setdefault(call.open.fixed, call.integers)
     if recorded.is_whole:
         state.batch_decides.add(call.fixed)
     raw = graph_costs(at_work(fast, captured.graph))

@@ -62,6 +62,7 @@ class Capture:
         numbers: those that were to stay symbolic, with the values that it saw.
         writes: path of the module and name of each attribute that it wrote; where there are any, the graph returns what
             forward returns and a tuple of what it left in these.
+        chooses: whether the integers that forward is given are choices, and inputs of the graph.
     """
 
     graph: fx.Graph
@@ -73,6 +74,7 @@ class Capture:
     draws: bool
     numbers: Numbers = field(default_factory=dict)
     writes: tuple[tuple[str, str], ...] = ()
+    chooses: bool = False
 
     @property
     def keeps_numbers(self) -> bool:

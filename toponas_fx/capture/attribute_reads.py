@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from toponas_fx.capture.advice import REPEAT, WRITE
 from toponas_fx.capture.attribute_writes import AttributeWrites, may_be_written
 from toponas_fx.capture.expressions import Computed, Condition, Expression, Given, Numbers, Read
+from toponas_fx.capture.forcing import Forcing, RecordedChoice
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.pausing import Pause
@@ -48,6 +49,7 @@ class AttributeReads:
     _given_numbers: dict[Expression, fx.Node]
     _read_numbers: dict[Expression, RecordedFloat]
     _paths: dict[int, str]
+    _forcing: Forcing | None
     _values: ValueTable
     _tables: list[tuple[nn.Module, dict[str, Any]]]
 
@@ -105,7 +107,16 @@ class AttributeReads:
             source = Given(position)
             if source in self.numbers:
                 leaves[index] = RecordedFloat.of(self.numbers[source], self, source)
+        self._choose_integers(leaves)
         return pytree.tree_unflatten(leaves, spec)
+
+    def _choose_integers(self, leaves: list[Any]) -> None:
+        """Put the integers that a forced run is given in the places of those of the call."""
+        given = None if self._forcing is None else self._forcing.given
+        if given is not None:
+            places = [index for index, leaf in enumerate(leaves) if type(leaf) is int]
+            for index, value in zip(places, given, strict=True):
+                leaves[index] = RecordedChoice(value)
 
     def give_number(self, name: str, number: RecordedFloat) -> None:
         """Make the placeholder of a number that forward is given."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -28,13 +28,14 @@ class Forcing:
         turn: the run's number; where all draws are alike, the index of the candidate that is taken everywhere.
         round: where draws differ within the run, which of their digits tells how; together, the runs of all turns
             take each candidate everywhere, and those of all rounds tell any two draws apart. None where they are alike.
+        given: the integers among forward's arguments, where these are choices.
         sizes: how many candidates the draws had that were seen.
         count: how many indices were drawn.
     """
 
-    def __init__(self, turn: int, round: int | None = None) -> None:
-        """Set turn and round."""
-        self.turn, self.round = turn, round
+    def __init__(self, turn: int, round: int | None = None, given: Sequence[int] | None = None) -> None:
+        """Set turn and round, and the integers that forward is given."""
+        self.turn, self.round, self.given = turn, round, given
         self.sizes: set[int] = set()
         self.count = 0
         self._nodes: set[fx.Node] = set()
@@ -83,17 +84,9 @@ class Forcing:
         drawn: list[int] = []
         for _ in range(like.numel() // columns):
             self.count += 1
-            first = self.turn + (0 if self.round is None else self.count // size**self.round)
+            first = index_of(self.turn, self.round, self.count, size)
             drawn += [order[(first + column) % size] for column in range(columns)]
         return torch.tensor(drawn, device=like.device).reshape(like.shape)
-
-    @property
-    def rounds(self) -> int:
-        """How many rounds tell any two of the indices apart that were drawn."""
-        found, fewest = 1, min(self.sizes, default=2)
-        while fewest**found <= self.count:
-            found += 1
-        return found
 
     # -- what is computed from a draw ----------------------------------------------------------------------------------
 
@@ -139,6 +132,19 @@ class Forcing:
             node = inputs[0]
 
 
+def index_of(turn: int, round: int | None, number: int, size: int) -> int:
+    """Return which of ``size`` candidates a choice takes: the turn's, in a round plus a digit of the choice's number."""
+    return (turn + (0 if round is None else number // size**round)) % size
+
+
+def rounds_for(count: int, sizes: Collection[int]) -> int:
+    """Return how many rounds tell any two of a number of choices apart."""
+    found, fewest = 1, min(sizes)
+    while fewest**found <= count:
+        found += 1
+    return found
+
+
 def place(node: fx.Node) -> str:
     """Return what element of which draw a node is, alike for two nodes that take the same one."""
     if node.target not in (operator.getitem, "select", "squeeze", "long", "view", "reshape"):
@@ -171,9 +177,9 @@ class RecordedChoice:
     It is no ``int``, though it says so: C's functions ask any other object for its number, and nothing is used unseen.
     """
 
-    def __init__(self, value: int, saw: Callable[[], None]) -> None:
+    def __init__(self, value: int, saw: Callable[[], None] | None = None) -> None:
         """Wrap ``value``; ``saw`` is called at each use."""
-        self._value, self._saw = value, saw
+        self.value, self.saw = value, saw
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -181,11 +187,12 @@ class RecordedChoice:
 
     def used(self) -> int:
         """Tell that it is used, and return the number."""
-        self._saw()
-        return self._value
+        if self.saw is not None:
+            self.saw()
+        return self.value
 
     def __reduce__(self) -> Any:
-        return int, (self._value,)
+        return int, (self.value,)
 
 
 def _telling(name: str) -> None:

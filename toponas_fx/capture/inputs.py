@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from toponas_fx.capture.forcing import RecordedChoice
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.errors import ArgumentError, InputError
 
@@ -36,15 +37,17 @@ def check_signature(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 def input_leaves(
     labels: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[tuple[str, Tensor | RecordedFloat]]:
+) -> Iterator[tuple[str, Tensor | RecordedFloat | RecordedChoice]]:
     """Yield the tensors among a call's arguments, in pytree's order, each with a name of its own: an identifier.
 
-    Numbers that stay symbolic follow.
+    Numbers that stay symbolic follow, then integers that are choices.
     """
     names: set[str] = set()
     found = pytree.tree_flatten_with_path((args, kwargs))[0]
     tensors = [item for item in found if isinstance(item[1], Tensor)]
-    for path, leaf in (*tensors, *(item for item in found if isinstance(item[1], RecordedFloat))):
+    for kind in (RecordedFloat, RecordedChoice):
+        tensors += [item for item in found if type(item[1]) is kind]
+    for path, leaf in tensors:
         steps: list[Any] = [getattr(step, "idx", getattr(step, "key", "item")) for step in path]
         words = [labels[steps[1]] if steps[0] == 0 else steps[1], *steps[2:]]
         name = "_".join(str(word) if f"x{word}".isidentifier() else "item" for word in words)

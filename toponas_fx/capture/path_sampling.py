@@ -9,18 +9,19 @@ user wrote it, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture import Capture, capture
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_like
 from toponas_fx.capture.fingerprint import Fingerprint
-from toponas_fx.capture.forcing import INDICES, MOST, Forcing
+from toponas_fx.capture.forcing import INDICES, MOST, Forcing, index_of, rounds_for
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_merging import Merged, UnlikePathsError, merge_paths
 from toponas_fx.capture.path_replay import replay
@@ -53,8 +54,20 @@ def record_call(
     at_its_own: bool = False,
     numbers: Numbers = NO_NUMBERS,
     known: Mapping[Source, Sequence[float]] = NO_VALUES,
+    chooses: bool = False,
 ) -> Recording:
     """Record a call: one path as ``small_batches.record`` does, whose arguments these are, or all that it may sample.
+
+    Args:
+        fast: as there.
+        forward: likewise.
+        inputs: likewise.
+        other_mode: likewise.
+        at_its_own: likewise.
+        numbers: likewise.
+        known: likewise.
+        chooses: whether the integers among the inputs seem to be choices. Where they are none, or their paths are not
+            those of one graph, the call is recorded as any other.
 
     Raises:
         CaptureError: the call cannot be repeated by a graph, or each run samples another path and they are not those
@@ -63,9 +76,9 @@ def record_call(
     """
     first = None if at_its_own else capture_small(fast, forward, inputs, FIRST, numbers)
     reason = None
-    if first is not None and _reads(fast, first.capture.graph, _is_index) is not None:
+    if first is not None and (chooses or _reads(fast, first.capture.graph, _is_index) is not None):
         try:
-            return _record_paths(fast, forward, inputs, numbers, known)
+            return _Paths(fast, forward, inputs, numbers, known).record(chooses=chooses)
         except (UnlikePathsError, CaptureError) as error:  # one path may still be all there is
             reason = str(error)
     recorded = record(
@@ -118,27 +131,52 @@ def _is_index(fast: nn.Module, node: fx.Node) -> bool:
 # -- all paths ---------------------------------------------------------------------------------------------------------
 
 
-def _record_paths(
-    fast: nn.Module,
-    forward: Callable[..., Any],
-    inputs: Inputs,
-    numbers: Numbers,
-    known: Mapping[Source, Sequence[float]],
-) -> Recording:
-    """Record all paths of a call as one graph.
+@dataclass(frozen=True)
+class _Paths:
+    """All paths of a call, to be recorded as one graph; the attributes are ``record_call``'s arguments."""
 
-    Raises:
-        UnlikePathsError: they are not those of one.
-        CaptureError: a path cannot be repeated by a graph.
-    """
-    first, second = resized(inputs, FIRST), resized(inputs, SECOND)
-    if first is None or second is None:
-        raise UnlikePathsError("its inputs have no batch")
+    fast: nn.Module
+    forward: Callable[..., Any]
+    inputs: Inputs
+    numbers: Numbers
+    known: Mapping[Source, Sequence[float]]
 
-    def run(size: Inputs, forcing: Forcing, values: Numbers) -> Capture:
+    def record(self, *, chooses: bool) -> Recording:
+        """Record them.
+
+        Raises:
+            UnlikePathsError: they are not those of one graph.
+            CaptureError: a path cannot be repeated by a graph.
+        """
+        first, second = resized(self.inputs, FIRST), resized(self.inputs, SECOND)
+        if first is None or second is None:
+            raise UnlikePathsError("its inputs have no batch")
+        sizes = self._domains(first) if chooses else None
+        forced = Forcing(0, None, _given(sizes, 0, None))
+        runs = [self._run(first, forced, self.numbers)]
+        known = forced.sizes | set(sizes or ())
+        count = max(known, default=0)
+        if not 1 < count <= MOST:
+            raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
+        runs += [self._run(first, Forcing(t, None, _given(sizes, t, None)), self.numbers) for t in range(1, count)]
+        merged = merge_paths([found.graph for found in runs])
+        for found in runs:
+            replay(merged, found.graph)
+        others = others_like(self.numbers, self.known, runs[0].guards.conditions)
+        if others is None:
+            raise UnlikePathsError("a number that changes has no other value that may be tried")
+        rounds = range(rounds_for(max(forced.count, len(sizes or ())), known))
+        mixed = [self._run(second, Forcing(t, of, _given(sizes, t, of)), others) for of in rounds for t in range(count)]
+        types: dict[fx.Node, fx.Node] = {}
+        for found in mixed:
+            types.update(replay(merged, found.graph))
+        recording = _as_recording(merged, runs, mixed, types, first, self.inputs)
+        return replace(recording, capture=replace(recording.capture, chooses=chooses))
+
+    def _run(self, size: Inputs, forcing: Forcing, values: Numbers) -> Capture:
         step(f"recording candidate {forcing.turn}" + ("" if forcing.round is None else " in places apart"))
         try:
-            found = capture(fast, forward, *size, values, forcing)
+            found = capture(self.fast, self.forward, *size, values, forcing)
         except CaptureError:
             raise
         except Exception as error:  # forward's own, which this path alone may raise
@@ -147,23 +185,39 @@ def _record_paths(
             raise UnlikePathsError("a path uses a number that changes")
         return found
 
-    forced = Forcing(0)
-    runs = [run(first, forced, numbers)]
-    count = max(forced.sizes, default=0)
-    if not 1 < count <= MOST:
-        raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
-    runs += [run(first, Forcing(turn), numbers) for turn in range(1, count)]
-    merged = merge_paths([found.graph for found in runs])
-    for found in runs:
-        replay(merged, found.graph)
-    others = others_like(numbers, known, runs[0].guards.conditions)
-    if others is None:
-        raise UnlikePathsError("a number that changes has no other value that may be tried")
-    mixed = [run(second, Forcing(turn, of), others) for of in range(forced.rounds) for turn in range(count)]
-    types: dict[fx.Node, fx.Node] = {}
-    for found in mixed:
-        types.update(replay(merged, found.graph))
-    return _as_recording(merged, runs, mixed, types, first, inputs)
+    def _domains(self, small: Inputs) -> list[int]:
+        """Return how many values each of the integers may have: forward fails for the next.
+
+        Raises:
+            UnlikePathsError: they may have more than there may be candidates.
+        """
+        count = sum(type(leaf) is int for leaf in pytree.tree_leaves(self.inputs))
+        sizes = [0] * count
+        for value in range(MOST + 1):
+            given = [value if not size else min(value, size - 1) for size in sizes]
+            if self._fails(small, given):
+                for place in [place for place, size in enumerate(sizes) if not size]:
+                    alone = [value if other == place else 0 for other in range(count)]
+                    sizes[place] = value if self._fails(small, alone) else 0
+            if all(sizes):
+                return sizes
+        raise UnlikePathsError(f"an integer that forward is given may have more than {MOST} values")
+
+    def _fails(self, small: Inputs, given: Sequence[int]) -> bool:
+        try:
+            capture(self.fast, self.forward, *small, self.numbers, Forcing(0, None, given))
+        except CaptureError:
+            raise
+        except Exception:  # forward's own
+            return True
+        return False
+
+
+def _given(sizes: Sequence[int] | None, turn: int, round: int | None) -> list[int] | None:
+    """Return the integers of a run; None where they are no choices."""
+    if sizes is None:
+        return None
+    return [index_of(turn, round, number, size) for number, size in enumerate(sizes, start=1)]
 
 
 def _as_recording(

@@ -97,9 +97,12 @@ class Recorder(TorchFunctionMode, AttributeReads):
         """The nodes so far."""
         return self._values.graph
 
-    def add_input(self, name: str, value: Tensor | RecordedFloat) -> None:
+    def add_input(self, name: str, value: Tensor | RecordedFloat | RecordedChoice) -> None:
         """Make the placeholder of one input."""
-        if isinstance(value, RecordedFloat):
+        if type(value) is RecordedChoice:
+            node, number = self._values.annotate(self.graph.placeholder(name), None, ()), value.value
+            value.saw = lambda: self.saw_choice(node, number)
+        elif isinstance(value, RecordedFloat):
             self.give_number(name, value)
         else:
             self._values.give(name, value)
@@ -152,15 +155,23 @@ class Recorder(TorchFunctionMode, AttributeReads):
         if not is_leaf(module) or is_hooked(module):
             self._values.scope.append(path)
             try:
-                return run(*args, **kwargs)
+                value = run(*args, **kwargs)
+                return value if self._forcing is None else self._apart(value, args)
             finally:
                 self._values.scope.pop()
         with Pause(self), OffStack(self):
-            if isinstance(module, nn.Identity):
+            if isinstance(module, nn.Identity) and self._forcing is None:
                 return run(*args, **kwargs)
             if isinstance(module, _BY_MODE):
                 self.saw_read(module, "training", module.training)
             return self._call("call_module", path, args, kwargs, lambda: run(*args, **kwargs))
+
+    def _apart(self, value: Any, args: Any) -> Any:
+        """Give what a module returns as it came in a node of its own: it may be a candidate, and others compute theirs."""
+        if not isinstance(value, Tensor) or not any(value is arg for arg in args) or not self.is_watching:
+            return value
+        with Pause(self):
+            return self._call("call_function", choices.same, (value,), {}, lambda: value)
 
     def run_hooked(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Record a module with hooks as one opaque node, which runs them each time."""

@@ -88,23 +88,29 @@ def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
 
 
 def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
+    chooses = _may_choose(state, call)
     spent = state.captures.get(call.fixed, 0.0)
     state.captures[call.fixed] = spent + 1
     forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
     numbers = symbolic_numbers(state, call, state.tree(fast))
     known = None
-    if call.fixed not in state.batch_decides:
+    if call.fixed not in state.batch_decides and not chooses:
         known = _known_path(fast, state, call, capture_small(fast, forward, inputs, SECOND, numbers))
     if known is None:
         try:
             at_its_own = call.fixed in state.batch_decides
-            recorded = record_call(fast, forward, inputs, at_its_own=at_its_own, numbers=numbers, known=state.numbers)
+            recorded = record_call(
+                fast, forward, inputs, at_its_own=at_its_own, numbers=numbers, known=state.numbers, chooses=chooses
+            )
         except CaptureError as error:
             refuse(state, call, str(error), error.guards)
             return None
         if recorded.is_whole:
             state.batch_decides.add(call.fixed)
         state.held_numbers |= recorded.held
+        if chooses:
+            state.chosen[call.open.fixed] = recorded.capture.chooses
+            call = call.open if recorded.capture.chooses else call
         known = _known_path(fast, state, call, recorded)
     if known is not None:
         state.captures[call.fixed] = spent + COST_OF_KNOWN
@@ -117,6 +123,14 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
         refuse(state, call, change_reason(program.guards.named(changing)), program.guards.modes(), changing=changing)
         return None
     return add_program(state, program)
+
+
+def _may_choose(state: State, call: Call) -> bool:
+    """Tell whether the integers that forward is given seem to be choices: they are others than before."""
+    if not call.integers:
+        return False
+    met = state.chosen.setdefault(call.open.fixed, call.integers)
+    return met is True or (met is not False and met != call.integers)
 
 
 def symbolic_numbers(state: State, call: Call, tree: TreeIndex) -> Numbers:

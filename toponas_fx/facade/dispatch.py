@@ -77,6 +77,8 @@ run_call = torch.compiler.disable(_run_call, recursive=False, reason=_REASON)  #
 @alone
 def _search(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Iterator[Program]]:
     call = Call.of(args, kwargs, model.training)
+    if call.integers and vars(model)["_toponas"].chosen.get(call.open.fixed) is True:
+        call = call.open
     return call, _programs_for(model, call, args, kwargs)
 
 

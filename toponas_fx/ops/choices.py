@@ -19,7 +19,12 @@ def decide(choice: Any, value: int | bool) -> None:
     """
 
 
-def select(choice: Tensor, values: tuple[int | bool, ...], arms: Sequence[Any]) -> Any:
+def same(x: Any) -> Any:
+    """Return what is given: the value of a candidate that does nothing, as a node of its own."""
+    return x
+
+
+def select(choice: Tensor | int, values: tuple[int | bool, ...], arms: Sequence[Any]) -> Any:
     """Return the arm that a choice takes.
 
     Programs compute the arms that are not taken no more than the code that they were recorded from; called by itself,
@@ -36,9 +41,9 @@ def select(choice: Tensor, values: tuple[int | bool, ...], arms: Sequence[Any]) 
     return arms[position(choice, values)]
 
 
-def position(choice: Tensor, values: tuple[int | bool, ...]) -> int:
+def position(choice: Tensor | int, values: tuple[int | bool, ...]) -> int:
     """Return which arm a choice takes; the arguments and the error are those of ``select``."""
-    found = choice.item()
+    found = choice.item() if isinstance(choice, Tensor) else choice
     if found not in values:
         raise GuardFailure(f"a choice is {found!r}, where the recorded runs had {values}")
     return values.index(found)  # type: ignore[arg-type]

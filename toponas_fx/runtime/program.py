@@ -39,11 +39,13 @@ class Call:
         key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
             tensor's dtype, device and sizes, flat.
         numbers: the floats among them, in order; a program may depend on those too.
+        integers: the integers among them, in order.
     """
 
     tensors: tuple[Tensor, ...]
     key: tuple[Any, ...]
     numbers: tuple[float, ...] = ()
+    integers: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Call:
@@ -56,9 +58,18 @@ class Call:
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
         numbers = tuple(leaf for leaf in leaves if type(leaf) is float)
+        integers = tuple(leaf for leaf in leaves if type(leaf) is int)
         ranks = tuple(tensor.dim() for tensor in tensors)
         details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
-        return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details), numbers)
+        return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details), numbers, integers)
+
+    @functools.cached_property
+    def open(self) -> Call:
+        """The call with its integers left open, where there are any: a program takes them as it takes tensors."""
+        if not self.integers:
+            return self
+        plain = tuple(int if type(part) is tuple and part[0] is int else part for part in self.key[1])
+        return Call(self.tensors, (self.key[0], plain, *self.key[2:]), self.numbers, self.integers)
 
     @property
     def fixed(self) -> tuple[Any, ...]:
@@ -139,6 +150,7 @@ class Program:
         entered: paths of the modules that the captured run went through.
         any_grad_mode: True where it computes calls without gradients too.
         writes: path of the module and name of each attribute that forward writes; ``run`` returns their values, too.
+        chooses: whether it takes the integers that forward is given.
         draws: whether the captured run drew at random: passes leave more alone then than evaluation asks for.
         keys: of the calls that were seen to take its path, each with the floats given; None for inputs.
         given: which of the floats among a call's arguments are inputs, after the tensors.
@@ -165,6 +177,7 @@ class Program:
     entered: tuple[str, ...] = field(init=False)
     any_grad_mode: bool = field(init=False)
     writes: tuple[tuple[str, str], ...] = field(init=False)
+    chooses: bool = field(init=False)
     draws: bool = field(init=False)
     run: Callable[..., Any] = field(init=False)
     code: str = field(init=False)
@@ -179,6 +192,7 @@ class Program:
         self.graph, self.guards, self.entered = captured.graph, captured.guards, captured.entered
         self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
         self.any_grad_mode, self.draws, self.writes = captured.any_grad_mode, captured.draws, captured.writes
+        self.chooses = captured.chooses
         self.compile()
 
     def compile(self) -> None:
@@ -230,7 +244,8 @@ class Program:
 
     def inputs(self, call: Call) -> tuple[Any, ...]:
         """Return what to run it with."""
-        return (*call.tensors, *(call.numbers[position] for position in self.given)) if self.given else call.tensors
+        given = tuple(call.numbers[position] for position in self.given)
+        return (*call.tensors, *given, *(call.integers if self.chooses else ()))
 
     def other_numbers(self, call: Call) -> Iterator[tuple[Source, tuple[float, float]]]:
         """Yield the floats that a call of this kind was given and now is given others for, with both."""

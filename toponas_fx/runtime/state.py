@@ -37,6 +37,8 @@ class State:
         runs: how often a program ran.
         batch_decides: for the same, whether another batch was seen to take another path.
         numbers: those that were seen to change, with two of their values; captures keep them symbolic.
+        chosen: for the fixed part of a call's key, its integers left open, the integers that were met; True once these
+            are choices that programs take, False once it was tried in vain.
         held_numbers: those with which that was tried in vain.
         removed: parameters that were retired, by path; they left ``parameters()``.
         shares_graphs: True while the programs' graphs are shared with a copy.
@@ -66,6 +68,7 @@ class State:
     batch_decides: set[tuple[Any, ...]] = field(default_factory=set)
     numbers: dict[Source, tuple[float, float]] = field(default_factory=dict)
     held_numbers: set[Source] = field(default_factory=set)
+    chosen: dict[tuple[Any, ...], tuple[int, ...] | bool] = field(default_factory=dict)
     removed: dict[str, Tensor] = field(default_factory=dict)
     shares_graphs: bool = False
     report: Any = None
@@ -88,6 +91,7 @@ class State:
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
         twin.edges, twin.unmeasured = self.edges, self.unmeasured
         twin.numbers, twin.held_numbers = dict(self.numbers), set(self.held_numbers)
+        twin.chosen = dict(self.chosen)
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True
         return twin
@@ -106,7 +110,7 @@ class State:
         elif not self.index.is_current() or self._lost_kernels():
             before, self.index = self.index, TreeIndex.of(root)
             self.programs, self.as_written, self.captures, self.structure = [], {}, {}, None
-            self.refusals, self.batch_decides = Refusals(), set()
+            self.refusals, self.batch_decides, self.chosen = Refusals(), set(), {}
             self._forget_replaced(before.modules, self.index.modules)
         return self.index
 
