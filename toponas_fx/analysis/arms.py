@@ -58,8 +58,15 @@ def readers(node: fx.Node) -> Iterator[Any]:
             continue
         values: Any = user.args[2]
         yield from ((user.meta["site"], arm) for arm, value in enumerate(values) if value is node)
-        if user.args[0] is node:
+        if node in chosen_by(user):
             yield None
+
+
+def chosen_by(select: fx.Node) -> list[fx.Node]:
+    """Return the nodes that say which arm is taken."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(select.args[0], lambda node: found.append(node) or node)
+    return found
 
 
 def why_astray(graph: fx.Graph) -> tuple[fx.Node, str] | None:

@@ -2,78 +2,35 @@
 
 Each run is cut where it is decided which way it goes. Between two such places all runs begin with what is the
 candidate's own, and end with what is common: a common end, cut where the fewest values pass from the one to the other.
-What is common is written once; the candidates' own parts are the arms of a ``select`` of each value that passes.
+What is common is written once; the candidates' own parts are the arms of a ``select`` of each value that passes. Where
+one decision is not enough (``if hard[0] > 0``, ``if hard[1] > 0``, ...), it is taken together with those that follow.
 
 Whether a run that takes other candidates in other places is one of this graph, ``path_replay`` tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
 
 from toponas_fx import ops
+from toponas_fx.capture.path_sections import (
+    Merged,
+    Run,
+    Site,
+    UnlikePathsError,
+    inputs_of,
+    is_decision,
+    is_same_call,
+    is_same_type,
+)
 from toponas_fx.ops import choices
 
-
-class UnlikePathsError(Exception):
-    """Runs are not the paths of one graph; the text says why, as the end of a sentence."""
-
-
-@dataclass
-class Site:
-    """A place where a graph goes one of several ways.
-
-    Attributes:
-        choice: the node that Python reads.
-        values: of the choice, one an arm.
-        arms: the nodes of each arm.
-        selects: the nodes that take the arms' values.
-    """
-
-    choice: fx.Node
-    values: tuple[int | bool, ...]
-    arms: list[list[fx.Node]] = field(default_factory=list)
-    selects: list[fx.Node] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Merged:
-    """One graph of several runs.
-
-    Attributes:
-        graph: it; ``meta["arm"]`` of a node of an arm is the number of its site and that of the arm.
-        parts: its nodes and its sites, in order.
-        settled: the numbers of the decisions that all runs made alike.
-    """
-
-    graph: fx.Graph
-    parts: list[fx.Node | Site]
-    settled: frozenset[int]
-
-
-def is_decision(node: fx.Node) -> bool:
-    """Tell whether a node of a recorded run marks that it goes one of several ways."""
-    return node.target is choices.decide
-
-
-def sections(graph: fx.Graph, settled: frozenset[int]) -> Iterator[tuple[fx.Node | None, list[fx.Node]]]:
-    """Yield the parts of a recorded run between decisions that are not settled, each with the decision before it."""
-    decision: fx.Node | None = None
-    nodes: list[fx.Node] = []
-    count = 0
-    for node in graph.nodes:
-        if is_decision(node):
-            count += 1
-            if count - 1 not in settled:
-                yield decision, nodes
-                decision, nodes = node, []
-                continue
-        nodes.append(node)
-    yield decision, nodes
+MOST_TOGETHER = 16
+"""Decisions that are taken together at most."""
+_READING = frozenset("getitem select unbind squeeze item bool __bool__ eq ne lt le gt ge __eq__ __ne__ __gt__ __lt__".split())
 
 
 def merge_paths(graphs: Sequence[fx.Graph]) -> Merged:
@@ -85,34 +42,13 @@ def merge_paths(graphs: Sequence[fx.Graph]) -> Merged:
     Raises:
         UnlikePathsError: they cannot be merged.
     """
-    values = [[node.args[1] for node in graph.nodes if is_decision(node)] for graph in graphs]
+    values = [[(type(node.args[1]), node.args[1]) for node in graph.nodes if is_decision(node)] for graph in graphs]
     if len({len(row) for row in values}) > 1:
         raise UnlikePathsError("how many choices are made depends on a choice")
     settled = frozenset(i for i, column in enumerate(zip(*values, strict=True)) if len(set(column)) == 1)
     if len(settled) == len(values[0]):
         raise UnlikePathsError("what parts them was not seen")
-    return _Merger([_Run(graph, settled) for graph in graphs], settled).merge()
-
-
-class _Run:
-    """A recorded run: its sections, the section of each node, and the nodes of the merged graph that stand for its own.
-
-    Attributes:
-        decisions: the node before each section; None before the first.
-        sections: the nodes of each.
-        known: for its nodes, those of the merged graph.
-    """
-
-    def __init__(self, graph: fx.Graph, settled: frozenset[int]) -> None:
-        self.decisions, self.sections = zip(*sections(graph, settled), strict=True)
-        self.known: dict[fx.Node, fx.Node] = {}
-        self._section = {node: number for number, nodes in enumerate(self.sections) for node in nodes}
-        self._section |= {decision: number for number, decision in enumerate(self.decisions) if decision is not None}
-
-    def outlives(self, node: fx.Node) -> bool:
-        """Tell whether a later section reads a node."""
-        own = self._section[node]
-        return any(self._section[user] > own for user in node.users)
+    return _Merger([Run(graph, settled) for graph in graphs], settled).merge()
 
 
 _Slot = tuple[fx.Node, ...]
@@ -120,161 +56,219 @@ _Slot = tuple[fx.Node, ...]
 
 
 class _Merger:
-    def __init__(self, runs: list[_Run], settled: frozenset[int]) -> None:
+    def __init__(self, runs: list[Run], settled: frozenset[int]) -> None:
         self.runs = runs
         self.merged = Merged(fx.Graph(), [], settled)
-        self._places: dict[tuple[int, int], int] = {}
-        self._parents: list[int] = []
+        self._memory = _Memory(runs)
         self._sites = 0
 
     def merge(self) -> Merged:
-        for number in range(len(self.runs[0].sections)):
-            decisions = [run.decisions[number] for run in self.runs]
-            if number == 0:
-                self._common([run.sections[0] for run in self.runs], self.runs, {})
-            else:
-                self._choose(number, decisions)
-        for node in self.merged.graph.nodes:
-            if "storage" in node.meta:
-                node.meta["storage"] = self._root(node.meta["storage"])
-            node.meta["mutates"] = tuple(map(self._root, node.meta.get("mutates", ())))
-        self._check_writes()
+        self._common([run.sections[0] for run in self.runs], [[run] for run in self.runs], {})
+        number, count = 1, len(self.runs[0].sections)
+        while number < count:
+            number = self._choose(number, count) + 1
+        self._memory.settle(self.merged.graph)
         return self.merged
 
-    # -- one section -------------------------------------------------------------------------------------------------
+    # -- one choice ----------------------------------------------------------------------------------------------------
 
-    def _choose(self, number: int, decisions: Sequence[Any]) -> None:
-        groups: dict[Any, list[_Run]] = {}
-        for run, decision in zip(self.runs, decisions, strict=True):
-            groups.setdefault((type(decision.args[1]), decision.args[1]), []).append(run)
-        read = {run.known.get(decision.args[0]) for run, decision in zip(self.runs, decisions, strict=True)}
-        if len(read) > 1 or None in read:
+    def _choose(self, first: int, count: int) -> int:
+        """Write a choice with what is common after it; return its last section."""
+        reason: UnlikePathsError | None = None
+        for last in range(first, min(first + MOST_TOGETHER, count)):
+            members = self._members(first, last)
+            rows = [runs[0].joined(first, last) for runs in members]
+            try:
+                choices_ = tuple(self._hoisted([run.decisions[j].args[0] for run in self.runs]) for j in range(first, last + 1))
+                end, slots = self._cut([runs[0] for runs in members], rows, last)
+            except UnlikePathsError as error:
+                reason = reason or error
+                continue
+            site = Site(choices_, [runs[0].read(first, last) for runs in members])
+            self._write(site, members, rows, first, last, end, slots)
+            return last
+        assert reason is not None
+        raise reason
+
+    def _members(self, first: int, last: int) -> list[list[Run]]:
+        """Return the runs that went each way."""
+        groups: dict[Any, list[Run]] = {}
+        for run in self.runs:
+            groups.setdefault(tuple((type(value), value) for value in run.read(first, last)), []).append(run)
+        return list(groups.values())
+
+    def _hoisted(self, reads: Sequence[fx.Node]) -> fx.Node:
+        """Return the node that gives what is read of each run; one that only reads is written before the choice."""
+        known = {run.known.get(read) for run, read in zip(self.runs, reads, strict=True)}
+        if len(known) == 1 and None not in known:
+            return known.pop()  # type: ignore[return-value]
+        name = getattr(reads[0].target, "__name__", reads[0].target)
+        if name not in _READING or not all(is_same_call(reads[0], read) for read in reads):
             raise UnlikePathsError("which choice is made depends on a choice")
-        (choice,) = read
-        members = list(groups.values())
-        firsts = [runs[0] for runs in members]
-        rows = [run.sections[number] for run in firsts]
-        end, slots = self._cut(firsts, rows)
-        site = Site(choice, tuple(value for _, value in groups))  # type: ignore[arg-type]
+        inputs = iter([self._hoisted(slot) for slot in zip(*map(inputs_of, reads), strict=True)])
+        args, kwargs = fx.node.map_arg((reads[0].args, dict(reads[0].kwargs)), lambda _: next(inputs))
+        node = self.merged.graph.create_node(reads[0].op, reads[0].target, args, kwargs)
+        node.meta.update(reads[0].meta)
+        node.meta.pop("storage", None)
+        return node
+
+    def _write(
+        self,
+        site: Site,
+        members: list[list[Run]],
+        rows: list[list[fx.Node]],
+        first: int,
+        last: int,
+        end: int,
+        slots: list[_Slot],
+    ) -> None:
         for arm, (runs, row) in enumerate(zip(members, rows, strict=True)):
             own = row[: len(row) - end]
-            if any(len(run.sections[number]) != len(row) for run in runs):
+            if any(len(run.joined(first, last)) != len(row) for run in runs):
                 raise UnlikePathsError("what is computed for a candidate depends on another choice")
-            site.arms.append([self._copy(node, [runs[0]], [node], {}) for node in own])
-            for run in runs[1:]:
-                run.known.update(zip(run.sections[number], (runs[0].known.get(node) for node in own)))  # noqa: B905
+            site.arms.append([self._copy([node], runs[:1], {}) for node in own])
             for node in site.arms[-1]:
                 node.meta["arm"] = (self._sites, arm)
+            for run in runs[1:]:
+                run.known.update((other, runs[0].known[node]) for node, other in zip(own, run.joined(first, last), strict=False))
         self.merged.parts.append(site)
-        taken = {slot: self._select(site, firsts, slot) for slot in slots}
+        taken = {slot: self._select(site, [runs[0] for runs in members], slot) for slot in slots}
         self._sites += 1
         for slot, select in taken.items():
             for runs, row, value in zip(members, rows, slot, strict=True):
                 if value in row[: len(row) - end]:
                     for run in runs:
-                        run.known[run.sections[number][row.index(value)]] = select
-        tails = [run.sections[number][len(run.sections[number]) - end :] for runs in members for run in runs]
-        self._common(tails, [run for runs in members for run in runs], taken, [len(runs) for runs in members])
+                        run.known[run.joined(first, last)[row.index(value)]] = select
+        tails = [row[len(row) - end :] for row in (run.joined(first, last) for runs in members for run in runs)]
+        self._common(tails, members, taken)
 
-    def _common(
-        self, rows: Sequence[list[fx.Node]], runs: Sequence[_Run], taken: dict[_Slot, fx.Node], sizes: Any = None
-    ) -> None:
+    def _common(self, rows: Sequence[list[fx.Node]], members: list[list[Run]], taken: dict[_Slot, fx.Node]) -> None:
         """Write what all runs have in common once."""
-        if len({len(row) for row in rows}) > 1:
-            raise UnlikePathsError("what comes before the first choice differs from run to run")
-        firsts = [0] if sizes is None else [sum(sizes[:i]) for i in range(len(sizes))]
-        for nodes in zip(*rows, strict=True):
-            if not all(_is_same_call(nodes[0], node) for node in nodes):
+        runs = [run for together in members for run in together]
+        firsts = [runs.index(together[0]) for together in members]
+        is_common = len({len(row) for row in rows}) == 1
+        for nodes in zip(*rows, strict=False):
+            if not is_common or not all(is_same_call(nodes[0], node) for node in nodes):
                 raise UnlikePathsError("what comes before the first choice differs from run to run")
-            merged = self._copy(nodes[0], runs, nodes, taken, firsts)
-            self.merged.parts.append(merged)
+            self.merged.parts.append(self._copy(nodes, runs, taken, firsts))
 
     def _copy(
-        self, node: fx.Node, runs: Sequence[_Run], nodes: Sequence[fx.Node], taken: dict[_Slot, fx.Node], firsts: Any = (0,)
+        self, nodes: Sequence[fx.Node], runs: Sequence[Run], taken: dict[_Slot, fx.Node], firsts: Sequence[int] = (0,)
     ) -> fx.Node:
         """Write a node that stands for one of each run."""
-        slots = iter(zip(*(_inputs(nodes[first]) for first in firsts), strict=True))
+        slots = iter(zip(*(inputs_of(nodes[first]) for first in firsts), strict=True))
 
         def value(inner: fx.Node) -> fx.Node:
             slot = next(slots)
             return taken[slot] if slot in taken else runs[0].known[inner]
 
+        node = nodes[0]
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value)
-        target: Any = node.target
-        if is_decision(node):
-            target = ops.guard
+        target: Any = ops.guard if is_decision(node) else node.target
         new = self.merged.graph.create_node(node.op, target, args, kwargs, name=node.name)
         new.meta.update(node.meta)
-        places = [self._place(run, own.meta["storage"]) for run, own in zip(runs, nodes, strict=True) if "storage" in own.meta]
-        if places:
-            new.meta["storage"] = self._join(places)
-        written = zip(*(own.meta.get("mutates", ()) for own in nodes), strict=True)
-        new.meta["mutates"] = tuple(
-            self._join([self._place(run, number) for run, number in zip(runs, column, strict=True)]) for column in written
-        )
+        new.meta["decides"] = is_decision(node)
+        self._memory.note(new, runs, nodes)
         for run, own in zip(runs, nodes, strict=True):
             run.known[own] = new
         return new
 
-    def _select(self, site: Site, firsts: Sequence[_Run], slot: _Slot) -> fx.Node:
+    def _select(self, site: Site, firsts: Sequence[Run], slot: _Slot) -> fx.Node:
         arms = tuple(run.known[value] for run, value in zip(firsts, slot, strict=True))
-        node = self.merged.graph.call_function(choices.select, (site.choice, site.values, arms))
+        choice: Any = site.choices[0] if len(site.choices) == 1 else site.choices
+        values = tuple(value[0] if len(value) == 1 else value for value in site.values)
+        node = self.merged.graph.call_function(choices.select, (choice, values, arms))
         first = slot[0].meta
         node.meta.update({key: first[key] for key in ("type", "grad", "scope", "where") if key in first})
         node.meta["origin"], node.meta["mutates"], node.meta["site"] = (node.name,), (), self._sites
-        places = [arm.meta["storage"] for arm in arms if "storage" in arm.meta]
-        if places:
-            node.meta["storage"] = self._join(places)
+        self._memory.join(node, arms)
         site.selects.append(node)
         return node
 
-    # -- where arms end ----------------------------------------------------------------------------------------------
+    # -- where arms end ------------------------------------------------------------------------------------------------
 
-    def _cut(self, runs: Sequence[_Run], rows: Sequence[list[fx.Node]]) -> tuple[int, list[_Slot]]:
+    def _cut(self, runs: Sequence[Run], rows: Sequence[list[fx.Node]], last: int) -> tuple[int, list[_Slot]]:
         """Return how many nodes at the end of some runs' sections are common, and what passes from the arms to them."""
         longest = 0
         for nodes in zip(*(reversed(row) for row in rows), strict=False):
-            if not all(_is_same_call(nodes[0], node) for node in nodes):
+            if not all(is_same_call(nodes[0], node) for node in nodes):
                 break
             longest += 1
         best: tuple[int, list[_Slot]] | None = None
-        shortest = sum(rows[0][-1:] == [node] for node in rows[0] if node.op == "output")  # which all runs have
+        shortest = int(any(node.op == "output" for node in rows[0][-1:]))  # which all runs have
         for end in range(longest, shortest - 1, -1):
-            slots = self._slots(runs, rows, end)
+            slots = _slots(runs, rows, end, last)
             if slots is not None and (best is None or len(slots) < len(best[1])):
                 best = end, slots
         if best is None:
             raise UnlikePathsError("its candidates give values of unlike shape or number")
         return best
 
-    def _slots(self, runs: Sequence[_Run], rows: Sequence[list[fx.Node]], end: int) -> list[_Slot] | None:
-        """Return what passes to a common end of some length; None where that cannot be one."""
-        tails = [{node: at for at, node in enumerate(row[len(row) - end :])} for row in rows]
-        found: dict[_Slot, None] = {}
-        for nodes in zip(*tails, strict=True):
-            for slot in zip(*map(_inputs, nodes), strict=True):
-                places = {tail.get(value, -1) for tail, value in zip(tails, slot, strict=True)}
-                if len(places) > 1:
-                    return None
-                known = {run.known.get(value) for run, value in zip(runs, slot, strict=True)}
-                if places == {-1} and (len(known) > 1 or None in known):
-                    found[slot] = None
-        passed = [{slot[i] for slot in found} for i in range(len(runs))]
-        later = [
-            [node for node in row[: len(row) - end] if run.outlives(node) and node not in own]
-            for run, row, own in zip(runs, rows, passed, strict=True)
-        ]
-        if len({len(nodes) for nodes in later}) > 1:
-            return None
-        found.update(dict.fromkeys(zip(*later, strict=True)))
-        slots = list(found)
-        return slots if all(_is_same_type(slot) for slot in slots) else None
 
-    # -- memory ------------------------------------------------------------------------------------------------------
+def _slots(runs: Sequence[Run], rows: Sequence[list[fx.Node]], end: int, last: int) -> list[_Slot] | None:
+    """Return what passes to a common end of some length; None where that cannot be one."""
+    tails = [{node: at for at, node in enumerate(row[len(row) - end :])} for row in rows]
+    found: dict[_Slot, None] = {}
+    for nodes in zip(*tails, strict=True):
+        for slot in zip(*map(inputs_of, nodes), strict=True):
+            places = {tail.get(value, -1) for tail, value in zip(tails, slot, strict=True)}
+            if len(places) > 1:
+                return None
+            known = {run.known.get(value) for run, value in zip(runs, slot, strict=True)}
+            if places == {-1} and (len(known) > 1 or None in known):
+                found[slot] = None
+    passed = [{slot[i] for slot in found} for i in range(len(runs))]
+    later = [
+        [node for node in row[: len(row) - end] if run.outlives(node, last) and node not in own]
+        for run, row, own in zip(runs, rows, passed, strict=True)
+    ]
+    if len({len(nodes) for nodes in later}) > 1:
+        return None
+    found.update(dict.fromkeys(zip(*later, strict=True)))
+    return list(found) if all(map(is_same_type, found)) else None
 
-    def _place(self, run: _Run, storage: int) -> int:
-        """Return the number, in the merged graph, of memory of a run."""
-        key = self.runs.index(run), storage
+
+class _Memory:
+    """Which memory of which run is the same memory of the merged graph."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+        self._places: dict[tuple[int, int], int] = {}
+        self._parents: list[int] = []
+
+    def note(self, new: fx.Node, runs: Sequence[Run], nodes: Sequence[fx.Node]) -> None:
+        """Give a node of the merged graph the numbers of what it stands for."""
+        pairs = list(zip(runs, nodes, strict=True))
+        if "storage" in new.meta:
+            new.meta["storage"] = self._join([self._place(run, own.meta["storage"]) for run, own in pairs])
+        columns = zip(*([self._place(run, number) for number in own.meta.get("mutates", ())] for run, own in pairs), strict=True)
+        new.meta["mutates"] = tuple(map(self._join, columns))
+
+    def join(self, node: fx.Node, others: Sequence[fx.Node]) -> None:
+        """Let a node lie where any of others does."""
+        places = [other.meta["storage"] for other in others if "storage" in other.meta]
+        if places:
+            node.meta["storage"] = self._join(places)
+
+    def settle(self, graph: fx.Graph) -> None:
+        """Number the memory of a graph once all is known.
+
+        Raises:
+            UnlikePathsError: an arm writes to what it did not make.
+        """
+        made: dict[int, Any] = {}
+        for node in graph.nodes:
+            node.meta["mutates"] = tuple(map(self._root, node.meta.get("mutates", ())))
+            arm = node.meta.get("arm")
+            if "storage" in node.meta:
+                node.meta["storage"] = self._root(node.meta["storage"])
+                if node.target is not choices.select:
+                    made.setdefault(node.meta["storage"], arm)
+            if arm is not None and any(made.get(written) != arm for written in node.meta["mutates"]):
+                raise UnlikePathsError("a candidate writes to what another reads")
+
+    def _place(self, run: Run, storage: int) -> int:
+        key = self._runs.index(run), storage
         if key not in self._places:
             self._places[key] = len(self._parents)
             self._parents.append(len(self._parents))
@@ -290,50 +284,3 @@ class _Merger:
         for root in roots:
             self._parents[root] = min(roots)
         return min(roots)
-
-    def _check_writes(self) -> None:
-        """An arm writes to nothing but what it made."""
-        made: dict[int, Any] = {}
-        for node in self.merged.graph.nodes:
-            arm, place = node.meta.get("arm"), node.meta.get("storage")
-            if place is not None and node.target is not choices.select:
-                made.setdefault(place, arm)
-            if any(made.get(written) != arm for written in node.meta["mutates"] if arm is not None):
-                raise UnlikePathsError("a candidate writes to what another reads")
-
-
-def _inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes that a node reads, one for each place where it reads one."""
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: found.append(inner) or inner)
-    return found
-
-
-def _is_same_type(slot: _Slot) -> bool:
-    kinds = [value.meta.get("type") for value in slot]
-    return kinds[0] is not None and all(kind == kinds[0] for kind in kinds)
-
-
-def _is_same_call(node: fx.Node, other: fx.Node) -> bool:
-    """Tell whether two nodes are the same but for the nodes that they read."""
-    return is_same_but_inputs(node, other) and node.meta.get("type") == other.meta.get("type")
-
-
-def is_same_but_inputs(node: fx.Node, other: fx.Node) -> bool:
-    """Tell whether nodes of two runs are the same but for the nodes that they read, and for sizes of tensors."""
-    if (node.op, node.meta.get("grad"), len(node.meta.get("mutates", ()))) != (
-        other.op,
-        other.meta.get("grad"),
-        len(other.meta.get("mutates", ())),
-    ):
-        return False
-    if node.target is not other.target and node.target != other.target:
-        return False
-    return repr(_blank(node)) == repr(_blank(other))
-
-
-def _blank(node: fx.Node) -> Any:
-    return fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: _ANY)
-
-
-_ANY: Any = type("Any", (), {"__repr__": lambda self: "%"})()

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import fx
 
 from toponas_fx import ops
-from toponas_fx.capture.path_merging import Merged, Site, UnlikePathsError, is_decision, is_same_but_inputs
+from toponas_fx.capture.path_sections import (
+    Merged,
+    Site,
+    UnlikePathsError,
+    inputs_of,
+    is_decision,
+    is_same_but_sizes,
+)
 from toponas_fx.ops import choices
+
+_REASON = "what is computed for a candidate depends on other choices"
 
 
 def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -24,13 +34,14 @@ def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     Raises:
         UnlikePathsError: the run leaves the graph.
     """
+    decided = [node.args[1] for node in graph.nodes if is_decision(node)]
+    values = iter([value for number, value in enumerate(decided) if number not in merged.settled])
     own = iter(graph.nodes)
     found: dict[fx.Node, fx.Node] = {}
     taken: dict[fx.Node, fx.Node] = {}
     for part in merged.parts:
         if isinstance(part, Site):
-            decision = next(own, None)
-            arm = _arm(part, decision, found)
+            arm = _arm(part, next(own, None), values, found)
             for node in part.arms[arm]:
                 _follow(node, next(own, None), found, taken)
             taken.update((select, select.args[2][arm]) for select in part.selects)  # type: ignore[index,misc]
@@ -41,22 +52,18 @@ def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     return found
 
 
-_REASON = "what is computed for a candidate depends on other choices"
-
-
-def _arm(site: Site, decision: fx.Node | None, found: dict[fx.Node, fx.Node]) -> int:
-    if decision is None or not is_decision(decision) or found.get(site.choice) is not decision.args[0]:
+def _arm(site: Site, decision: fx.Node | None, values: Iterator[Any], found: dict[fx.Node, fx.Node]) -> int:
+    """Return the arm that a run takes; the decisions inside of it are nodes of the arm."""
+    if decision is None or not is_decision(decision) or found.get(site.choices[0]) is not decision.args[0]:
         raise UnlikePathsError(_REASON)
-    value = decision.args[1]
+    read = [(type(value), value) for value in (next(values, None) for _ in site.choices)]
     for arm, known in enumerate(site.values):
-        if known == value and type(known) is type(value):
+        if [(type(value), value) for value in known] == read:
             return arm
     raise UnlikePathsError("a choice is another number than in the runs that took one candidate everywhere")
 
 
-def _follow(
-    node: fx.Node, own: fx.Node | None, found: dict[fx.Node, fx.Node], taken: dict[fx.Node, fx.Node]
-) -> None:
+def _follow(node: fx.Node, own: fx.Node | None, found: dict[fx.Node, fx.Node], taken: dict[fx.Node, fx.Node]) -> None:
     """Note that a node of the graph is one of the run's, if it is."""
 
     def resolved(value: fx.Node) -> fx.Node:
@@ -64,19 +71,14 @@ def _follow(
             value = taken[value]
         return value
 
-    if own is None or not (_is_guard(node, own) or is_same_but_inputs(node, own)):
+    if own is None or not (_is_guard(node, own) or is_same_but_sizes(node, own)):
         raise UnlikePathsError(_REASON)
-    for value, read in zip(_inputs(node), _inputs(own), strict=True):
+    for value, read in zip(inputs_of(node), inputs_of(own), strict=True):
         if found.get(resolved(value)) is not read:
             raise UnlikePathsError(_REASON)
     found[node] = own
 
 
 def _is_guard(node: fx.Node, own: fx.Node) -> bool:
-    return node.target is ops.guard and is_decision(own) and node.args[1:] == own.args[1:]
-
-
-def _inputs(node: fx.Node) -> Iterator[fx.Node]:
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: found.append(inner) or inner)
-    return iter(found)
+    """Tell whether a run decides what a graph holds it to."""
+    return node.target is ops.guard and is_decision(own) and repr(node.args[1:]) == repr(own.args[1:])

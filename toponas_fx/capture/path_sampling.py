@@ -23,8 +23,9 @@ from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_l
 from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.forcing import INDICES, MOST, Forcing, index_of, rounds_for
 from toponas_fx.capture.inputs import Inputs
-from toponas_fx.capture.path_merging import Merged, UnlikePathsError, merge_paths
+from toponas_fx.capture.path_merging import merge_paths
 from toponas_fx.capture.path_replay import replay
+from toponas_fx.capture.path_sections import Merged, UnlikePathsError
 from toponas_fx.capture.small_batches import (
     FIRST,
     NO_VALUES,
@@ -241,6 +242,8 @@ def _as_recording(
     for found in every:
         first.guards.add(found.guards)
     sized(types, inputs)
+    for node in [node for node in merged.graph.nodes if node.meta.get("decides") and "arm" in node.meta]:
+        merged.graph.erase_node(node)  # what the choice itself tells
     one = replace(
         first,
         graph=merged.graph,

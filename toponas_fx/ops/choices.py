@@ -24,15 +24,15 @@ def same(x: Any) -> Any:
     return x
 
 
-def select(choice: Tensor | int, values: tuple[int | bool, ...], arms: Sequence[Any]) -> Any:
+def select(choice: Any, values: tuple[Any, ...], arms: Sequence[Any]) -> Any:
     """Return the arm that a choice takes.
 
     Programs compute the arms that are not taken no more than the code that they were recorded from; called by itself,
     as a graph that is interpreted does, this takes what was computed of all.
 
     Args:
-        choice: one number, an integer or a truth value.
-        values: of the choice, one an arm.
+        choice: one number, an integer or a truth value, or several of these.
+        values: of the choice, one an arm, or a tuple of them.
         arms: a value each.
 
     Raises:
@@ -41,9 +41,16 @@ def select(choice: Tensor | int, values: tuple[int | bool, ...], arms: Sequence[
     return arms[position(choice, values)]
 
 
-def position(choice: Tensor | int, values: tuple[int | bool, ...]) -> int:
+def position(choice: Any, values: tuple[Any, ...]) -> int:
     """Return which arm a choice takes; the arguments and the error are those of ``select``."""
-    found = choice.item() if isinstance(choice, Tensor) else choice
+    if isinstance(choice, tuple | list):
+        found: Any = tuple(map(_number, choice))
+    else:
+        found = _number(choice)
     if found not in values:
         raise GuardFailure(f"a choice is {found!r}, where the recorded runs had {values}")
-    return values.index(found)  # type: ignore[arg-type]
+    return values.index(found)
+
+
+def _number(choice: Any) -> Any:
+    return choice.item() if isinstance(choice, Tensor) else choice

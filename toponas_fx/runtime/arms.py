@@ -35,7 +35,7 @@ class Switch(Outlined):
 
         Args:
             model: what the program runs for.
-            choice: one number.
+            choice: one number, or several.
             values: of the choice, one an arm.
             *operands: what any of the arms reads.
         """
@@ -119,7 +119,7 @@ class _Outliner:
         arms = [self._own.get((site, arm), []) for arm in range(len(values))]
         operands = [*dict.fromkeys(value for nodes, given in zip(arms, taken, strict=True) for value in _read(nodes, given))]
         parts = [_part(nodes, operands, given) for nodes, given in zip(arms, taken, strict=True)]
-        args = (self._emit(choice), values, *map(self._emit, operands))
+        args = (fx.node.map_arg(choice, self._emit), values, *map(self._emit, operands))
         result = self.outer.call_function(Switch(f"choice_{site}", parts), args)
         for number, select in enumerate(together):
             self._known[select] = result if len(together) == 1 else self.outer.call_function(_item, (result, number))
