@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,8 @@ def test_candidates_are_the_costliest() -> None:
     kernels = [[op.depthwise[0].kernel_size[0] for op in block.ops] for block in ready.model.blocks]
     assert kernels == [[5, 7]] * 6
     ready.model(*ready.batch.inputs(0))
+    most = prepare(row_of("spos-mobile", UNTOUCHED), replace(size, candidates=6)).model
+    assert [len(block.ops) for block in most.blocks] == [6] * 6
     whole = prepare(row_of("spos-mobile", UNTOUCHED), SIZES["spos-mobile"]).model
     assert [len(block.ops) for block in whole.blocks] == [7, 6, 6]
 

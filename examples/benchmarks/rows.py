@@ -92,7 +92,7 @@ def _keep_candidates(model: nn.Module, positions: list[int]) -> None:
         if isinstance(edge, darts.MixedOp | nasbench201.MixedOp):
             edge._ops = nn.ModuleList(edge._ops[i] for i in positions)
         elif isinstance(edge, ChoiceBlock):
-            edge.ops = nn.ModuleList(edge.ops[i] for i in positions if i < len(edge.ops))  # not all can be skipped
+            edge.ops = nn.ModuleList(edge.ops[i] for i in positions)  # the skip, which some lack, is the first to go
     for tensor in model.arch_parameters():
         if tensor.dim() == 2:  # f32[E,O]; a beta is an edge's
             tensor.data = tensor.data[:, positions].clone()
