@@ -137,11 +137,11 @@ class DropNeutral(Pass):
 
 def _added_to(node: fx.Node) -> fx.Node | None:
     """Return what the number 0 is added to, if that is all that a node does."""
-    if node.target is not operator.add or len(node.args) != 2 or node.kwargs:
+    kind = node.meta.get("type")
+    if node.target is not operator.add or len(node.args) != 2 or node.kwargs or kind is None:
         return None
     for value, other in (node.args, node.args[::-1]):
-        is_number = isinstance(other, int | float) and not isinstance(other, bool) and other == 0
-        if is_number and isinstance(value, fx.Node) and "type" in node.meta and value.meta.get("type") == node.meta["type"]:
+        if type(other) in (int, float) and other == 0 and isinstance(value, fx.Node) and value.meta.get("type") == kind:
             return value
     return None
 

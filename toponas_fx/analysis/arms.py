@@ -64,9 +64,8 @@ def readers(node: fx.Node) -> Iterator[Any]:
 
 def chosen_by(select: fx.Node) -> list[fx.Node]:
     """Return the nodes that say which arm is taken."""
-    found: list[fx.Node] = []
-    fx.node.map_arg(select.args[0], lambda node: found.append(node) or node)
-    return found
+    choice: Any = select.args[0]
+    return [choice] if isinstance(choice, fx.Node) else list(choice)
 
 
 def why_astray(graph: fx.Graph) -> tuple[fx.Node, str] | None:

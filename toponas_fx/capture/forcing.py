@@ -75,7 +75,7 @@ class Forcing:
         return True
 
     def _indices(self, like: Tensor, size: int, *, are_distinct: bool = False) -> Tensor:
-        """Return the indices that are drawn, ``i64`` of a shape, each below ``size``; distinct in a row if asked for."""
+        """Return the indices that are drawn, ``i64`` of a shape, each below ``size``; distinct in rows if asked."""
         self.sizes.add(size)
         columns = like.shape[-1] if are_distinct and like.dim() else 1
         order = list(range(size))
@@ -133,7 +133,7 @@ class Forcing:
 
 
 def index_of(turn: int, round: int | None, number: int, size: int) -> int:
-    """Return which of ``size`` candidates a choice takes: the turn's, in a round plus a digit of the choice's number."""
+    """Return which of ``size`` candidates a choice takes: the turn's, in a round plus a digit of its number."""
     return (turn + (0 if round is None else number // size**round)) % size
 
 
@@ -206,7 +206,7 @@ def _telling(name: str) -> None:
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "int", "index", "float", "repr", "str", "format"):
     _telling(f"__{_name}__")
-for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "lshift", "rshift", "and", "or", "xor", "divmod", "pow"):
+for _name in "add sub mul floordiv mod truediv lshift rshift and or xor divmod pow".split():
     _telling(f"__{_name}__")
     _telling(f"__r{_name}__")
 for _name in ("neg", "pos", "abs", "invert", "trunc", "floor", "ceil", "round"):

@@ -30,7 +30,10 @@ from toponas_fx.ops import choices
 
 MOST_TOGETHER = 16
 """Decisions that are taken together at most."""
-_READING = frozenset("getitem select unbind squeeze item bool __bool__ eq ne lt le gt ge __eq__ __ne__ __gt__ __lt__".split())
+_READING = frozenset(
+    "getitem select unbind squeeze item __bool__ eq ne lt le gt ge __eq__ __ne__ __gt__ __ge__ __lt__ __le__".split()
+)
+"""Names of calls that give what is read of a draw; they may be made before they are in the recorded run."""
 
 
 def merge_paths(graphs: Sequence[fx.Graph]) -> Merged:
@@ -79,12 +82,12 @@ class _Merger:
             members = self._members(first, last)
             rows = [runs[0].joined(first, last) for runs in members]
             try:
-                choices_ = tuple(self._hoisted([run.decisions[j].args[0] for run in self.runs]) for j in range(first, last + 1))
+                chosen = tuple(map(self._hoisted, self._reads(first, last)))
                 end, slots = self._cut([runs[0] for runs in members], rows, last)
             except UnlikePathsError as error:
                 reason = reason or error
                 continue
-            site = Site(choices_, [runs[0].read(first, last) for runs in members])
+            site = Site(chosen, [runs[0].read(first, last) for runs in members])
             self._write(site, members, rows, first, last, end, slots)
             return last
         assert reason is not None
@@ -96,6 +99,11 @@ class _Merger:
         for run in self.runs:
             groups.setdefault(tuple((type(value), value) for value in run.read(first, last)), []).append(run)
         return list(groups.values())
+
+    def _reads(self, first: int, last: int) -> list[list[Any]]:
+        """Return what each of some decisions reads in each run."""
+        decisions: list[list[Any]] = [[run.decisions[number] for run in self.runs] for number in range(first, last + 1)]
+        return [[decision.args[0] for decision in row] for row in decisions]
 
     def _hoisted(self, reads: Sequence[fx.Node]) -> fx.Node:
         """Return the node that gives what is read of each run; one that only reads is written before the choice."""
@@ -130,7 +138,8 @@ class _Merger:
             for node in site.arms[-1]:
                 node.meta["arm"] = (self._sites, arm)
             for run in runs[1:]:
-                run.known.update((other, runs[0].known[node]) for node, other in zip(own, run.joined(first, last), strict=False))
+                others = run.joined(first, last)[: len(own)]
+                run.known.update((other, runs[0].known[node]) for node, other in zip(own, others, strict=True))
         self.merged.parts.append(site)
         taken = {slot: self._select(site, [runs[0] for runs in members], slot) for slot in slots}
         self._sites += 1
@@ -241,8 +250,8 @@ class _Memory:
         pairs = list(zip(runs, nodes, strict=True))
         if "storage" in new.meta:
             new.meta["storage"] = self._join([self._place(run, own.meta["storage"]) for run, own in pairs])
-        columns = zip(*([self._place(run, number) for number in own.meta.get("mutates", ())] for run, own in pairs), strict=True)
-        new.meta["mutates"] = tuple(map(self._join, columns))
+        written = [[self._place(run, number) for number in own.meta.get("mutates", ())] for run, own in pairs]
+        new.meta["mutates"] = tuple(map(self._join, zip(*written, strict=True)))
 
     def join(self, node: fx.Node, others: Sequence[fx.Node]) -> None:
         """Let a node lie where any of others does."""

@@ -89,9 +89,9 @@ def record_call(
     if where is None:
         return recorded
     because = f", and they cannot be one graph: {reason}" if reason is not None else ", by no index that was seen"
-    error = CaptureError(f"each run samples another path there{because}", where)
-    error.guards = recorded.capture.guards.modes()
-    raise error
+    refusal = CaptureError(f"each run samples another path there{because}", where)
+    refusal.guards = recorded.capture.guards.modes()
+    raise refusal
 
 
 def _sampling(fast: nn.Module, forward: Callable[..., Any], recorded: Recording) -> str | None:

@@ -105,7 +105,12 @@ class Run:
 def inputs_of(node: fx.Node) -> list[fx.Node]:
     """Return the nodes that a node reads, one for each place where it reads one."""
     found: list[fx.Node] = []
-    fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: found.append(inner) or inner)
+
+    def note(inner: fx.Node) -> fx.Node:
+        found.append(inner)
+        return inner
+
+    fx.node.map_arg((node.args, dict(node.kwargs)), note)
     return found
 
 

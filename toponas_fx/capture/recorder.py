@@ -18,9 +18,11 @@ from toponas_fx.analysis.effects import is_hooked
 from toponas_fx.capture.advice import HOLD, MAKE, REPEAT, SWITCH
 from toponas_fx.capture.attribute_reads import AttributeReads
 from toponas_fx.capture.attribute_writes import AttributeWrites
+from toponas_fx.capture.choice_reads import ChoiceReads
+from toponas_fx.capture.data_sizes import has_size_of_data, leaves_of
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
-from toponas_fx.capture.forcing import Forcing, RecordedChoice, place
+from toponas_fx.capture.forcing import Forcing, RecordedChoice
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
@@ -30,12 +32,11 @@ from toponas_fx.capture.values import ValueTable, user_location
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import foreign_generators
 from toponas_fx.module_tree.layers import is_leaf
-from toponas_fx.ops import choices
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
 
-class Recorder(TorchFunctionMode, AttributeReads):
+class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
     """Records one forward of ``root`` into ``graph``.
 
     Attributes:
@@ -99,9 +100,8 @@ class Recorder(TorchFunctionMode, AttributeReads):
 
     def add_input(self, name: str, value: Tensor | RecordedFloat | RecordedChoice) -> None:
         """Make the placeholder of one input."""
-        if type(value) is RecordedChoice:
-            node, number = self._values.annotate(self.graph.placeholder(name), None, ()), value.value
-            value.saw = lambda: self.saw_choice(node, number)
+        if isinstance(value, RecordedChoice):
+            self.give_choice(name, value)
         elif isinstance(value, RecordedFloat):
             self.give_number(name, value)
         else:
@@ -156,7 +156,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
             self._values.scope.append(path)
             try:
                 value = run(*args, **kwargs)
-                return value if self._forcing is None else self._apart(value, args)
+                return value if self._forcing is None else self.apart(value, args)
             finally:
                 self._values.scope.pop()
         with Pause(self), OffStack(self):
@@ -165,13 +165,6 @@ class Recorder(TorchFunctionMode, AttributeReads):
             if isinstance(module, _BY_MODE):
                 self.saw_read(module, "training", module.training)
             return self._call("call_module", path, args, kwargs, lambda: run(*args, **kwargs))
-
-    def _apart(self, value: Any, args: Any) -> Any:
-        """Give what a module returns as it came in a node of its own: it may be a candidate, and others compute theirs."""
-        if not isinstance(value, Tensor) or not any(value is arg for arg in args) or not self.is_watching:
-            return value
-        with Pause(self):
-            return self._call("call_function", choices.same, (value,), {}, lambda: value)
 
     def run_hooked(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Record a module with hooks as one opaque node, which runs them each time."""
@@ -194,7 +187,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
         self._check_modes()
         self._check_grad_mode()
         node_args, node_kwargs = self._values.argument(tuple(args)), self._values.argument(dict(kwargs))
-        tensors = [*(leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)), *hidden]
+        tensors = [*(leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)), *hidden]
         versions = [_version(tensor) for tensor in tensors]
         value = run()
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
@@ -206,8 +199,8 @@ class Recorder(TorchFunctionMode, AttributeReads):
             written = written or tensors[:1]
         if isinstance(value, Tensor) and any(value is tensor for tensor in tensors) and not written:
             value = value.view_as(value)  # a call that changed nothing still gets a value of its own
-        if _has_size_of_data(target, args) or any(id(tensor) in self._unsteady for tensor in tensors):
-            self._unsteady.update((id(leaf), leaf) for leaf in _leaves(value) if isinstance(leaf, Tensor))
+        if has_size_of_data(target, args) or any(id(tensor) in self._unsteady for tensor in tensors):
+            self._unsteady.update((id(leaf), leaf) for leaf in leaves_of(value) if isinstance(leaf, Tensor))
         node = self.graph.create_node(op, target, node_args, node_kwargs)
         self._values.annotate(node, value, tuple(self._values.storage(tensor) for tensor in written))
         if is_forced and self._forcing is not None:
@@ -220,7 +213,7 @@ class Recorder(TorchFunctionMode, AttributeReads):
             if self._forcing is not None:
                 self._forcing.note(node, value)
             return value
-        if isinstance(value, tuple | list | dict) and any(isinstance(leaf, Tensor) for leaf in _leaves(value)):
+        if isinstance(value, tuple | list | dict) and any(isinstance(leaf, Tensor) for leaf in leaves_of(value)):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 inner = self.graph.call_function(operator.getitem, (node, key))
                 self._values.annotate(inner, item, ())
@@ -270,33 +263,11 @@ class Recorder(TorchFunctionMode, AttributeReads):
     def _guard(self, node: fx.Node, value: Any) -> Any:
         """Note what Python read from data, and return it: the run holds where it reads the same."""
         if self._forcing is not None and self._forcing.decides(node):
-            return self._choice(self._forcing, node, value)
+            return self.read_choice(self._forcing, node, value)
         self.decisions.append(repr(value))
-        self.writes.numbers.update((id(leaf), leaf) for leaf in _leaves(value) if type(leaf) is float)
+        self.writes.numbers.update((id(leaf), leaf) for leaf in leaves_of(value) if type(leaf) is float)
         self._values.annotate(self.graph.call_function(ops.guard, (node, value)), None, ())
         return value
-
-    def _choice(self, forcing: Forcing, node: fx.Node, value: Any) -> Any:
-        """Note that Python read what a forced draw decides, and return it so that its uses are seen."""
-        if isinstance(value, list):
-            tensor = node.args[0]
-            return [self._choice(forcing, self._element(tensor, i), item) for i, item in enumerate(value)]
-        found = forcing.root(node)
-        if found is None:
-            found = node, value
-        root, decided = found
-        self.saw_choice(root, decided)
-        is_kept = type(value) is int and node.target not in ("__int__", "__index__")  # which must give plain integers
-        return RecordedChoice(value, lambda: self.saw_choice(root, decided)) if is_kept else value
-
-    def _element(self, tensor: Any, index: int) -> fx.Node:
-        return self._values.annotate(self.graph.call_function(operator.getitem, (tensor, index)), None, ())
-
-    def saw_choice(self, root: fx.Node, value: Any) -> None:
-        """Mark that the run goes one of several ways here, by what ``root`` is."""
-        if self.is_live and place(root) != self._decided:
-            self._decided = place(root)
-            self._values.annotate(self.graph.call_function(choices.decide, (root, value)), None, ())
 
     # -- modes and generators --------------------------------------------------------------------------------------
 
@@ -320,30 +291,3 @@ class Recorder(TorchFunctionMode, AttributeReads):
 
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
-
-
-_SIZED_BY_DATA = frozenset("nonzero argwhere masked_select unique unique_consecutive _unique2 bincount where".split())
-
-
-def _has_size_of_data(target: Any, args: Any) -> bool:
-    """Tell whether the size of a call's result depends on the values of its arguments."""
-    name = target if isinstance(target, str) else name_of(target)
-    if name == "getitem":
-        return any(isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in _leaves(args[1:]))
-    if name in ("arange", "range"):
-        return any(isinstance(leaf, Tensor) or type(leaf) is RecordedFloat for leaf in _leaves(args))
-    if name == "repeat_interleave":
-        return len(args) < 2 or isinstance(args[1], Tensor)
-    return name in _SIZED_BY_DATA and (name != "where" or len(args) == 1)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, slice):
-        yield from (value.start, value.stop, value.step)
-    else:
-        yield value

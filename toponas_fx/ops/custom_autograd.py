@@ -31,9 +31,7 @@ def sees_plain_autograd() -> bool:
 # -- weighted sums ---------------------------------------------------------------------------------------------------
 
 
-def weighted_sum(
-    terms: Sequence[Tensor], weights: Sequence[Tensor | float], shift: Tensor | None = None
-) -> Tensor:
+def weighted_sum(terms: Sequence[Tensor], weights: Sequence[Tensor | float], shift: Tensor | None = None) -> Tensor:
     """Return ``shift + sum_i weights[i] * terms[i]`` without keeping a product, nor making one but the sum itself.
 
     Args:

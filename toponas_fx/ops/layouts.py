@@ -67,7 +67,7 @@ def own_gradient(x: Tensor) -> Tensor:
 
 
 def images_gradient(x: Tensor, converts: bool) -> Tensor:
-    """Return images whose gradient comes back in channels-last layout, as they are: one of a mean over pixels would not.
+    """Return images as they are, whose gradient comes back in channels-last layout; that of a mean would not.
 
     What is computed from two layouts at once, a ReLU's gradient say, takes many times as long.
 

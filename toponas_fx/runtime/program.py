@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import functools
-import keyword
-import linecache
-import re
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import _format_target
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
@@ -26,7 +21,8 @@ from toponas_fx.ir.serialization import dump_graph, load_graph
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.snapshots import Same, freeze
 from toponas_fx.ops import recomputing
-from toponas_fx.runtime import arms
+from toponas_fx.runtime import outlining
+from toponas_fx.runtime.compiled import code_of, function_of
 from toponas_fx.runtime.equal_statistics import norms_agree
 
 
@@ -96,41 +92,6 @@ class Call:
         return (*key[:4], True, *key[5:])
 
 
-_PATH = re.compile(r'(?:getattr\()*self(?:\.\w+|, "[^"]*"\))+')
-
-
-def _respelt(code: str, graph: fx.Graph, spell: Callable[[list[str]], str]) -> str:
-    """Return the code of a graph with the path of each module and attribute in other words."""
-    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    spelt = {_format_target("self", target): spell(target.split(".")) for target in targets}
-    return _PATH.sub(lambda found: spelt.get(found[0], found[0]), code)
-
-
-def _readable(names: list[str]) -> str:
-    """Return a path as fx writes it; names that are no identifiers, or keywords (a candidate "None"), with getattr."""
-    return functools.reduce(_step, names, "self")
-
-
-def _fast(entered: Iterable[str]) -> Callable[[list[str]], str]:
-    """Return how to write paths so that modules, of which those entered are known, are read from the dicts they are in.
-
-    ``Module.__getattr__`` is Python: a supernet of small tensors spends a twentieth of its forward there.
-    """
-    modules = {tuple(names[:end]) for names in (p.split(".") for p in entered) for end in range(1, len(names) + 1)}
-
-    def spell(names: list[str]) -> str:
-        known = next((end for end in range(len(names), 0, -1) if tuple(names[:end]) in modules), 0)
-        path = "".join(["self", *(f'._modules["{name}"]' for name in names[:known])])
-        return functools.reduce(_step, names[known:], path)
-
-    return spell
-
-
-def _step(path: str, name: str) -> str:
-    is_plain = name.isidentifier() and not keyword.iskeyword(name)
-    return f"{path}.{name}" if is_plain else f'getattr({path}, "{name}")'
-
-
 def _plain(value: Any) -> Any:
     """Return what two calls must agree in: 1 and True differ, and so do two modules; floats are looked at apart."""
     if type(value) is float:
@@ -197,35 +158,15 @@ class Program:
 
     def compile(self) -> None:
         """Compile the graph as it stands now."""
-        graph = arms.outlined(self.graph)
-        self.code = self._readable(graph)
-        forward = self._function(graph, "")
+        graph = outlining.outlined(self.graph)
+        self.code = code_of(graph)
+        forward = function_of(graph, self.entered, self)
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
         self.run = recomputing.keeping_inputs(forward) if keeps_inputs else forward
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
         copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
         self.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
-
-    def _function(self, graph: fx.Graph, name: str) -> Callable[..., Any]:
-        """Compile a graph, or the part of one that an arm is, with the functions of its arms."""
-        python = graph.python_code("self")
-        scope = dict(python.globals)
-        source = python.src
-        for key, target in python.globals.items():
-            if isinstance(target, arms.Outlined):
-                source = source.replace(f" {key}(", f" {key}(self, ")
-                target.functions = [self._function(part, f"{key}_{i}") for i, part in enumerate(target.parts)]
-        run = _respelt(source, graph, _fast(self.entered))
-        filename = f"<toponas_fx program {id(self)}{name and f' {name}'}>"
-        linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
-        weakref.finalize(self, linecache.cache.pop, filename, None)
-        exec(compile(run, filename, "exec"), scope)
-        return scope["forward"]  # type: ignore[no-any-return]
-
-    def _readable(self, graph: fx.Graph) -> str:
-        """Return the code of a graph as a reader wants it."""
-        return _respelt(graph.python_code("self").src, graph, _readable)
 
     @property
     def fixed(self) -> tuple[Any, ...]:

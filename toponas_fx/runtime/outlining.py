@@ -117,7 +117,9 @@ class _Outliner:
         values: Any = together[0].args[1]
         taken: list[list[Any]] = [[select.args[2][arm] for select in together] for arm in range(len(values))]  # type: ignore[index]
         arms = [self._own.get((site, arm), []) for arm in range(len(values))]
-        operands = [*dict.fromkeys(value for nodes, given in zip(arms, taken, strict=True) for value in _read(nodes, given))]
+        operands = [
+            *dict.fromkeys(value for nodes, given in zip(arms, taken, strict=True) for value in _read(nodes, given))
+        ]
         parts = [_part(nodes, operands, given) for nodes, given in zip(arms, taken, strict=True)]
         args = (fx.node.map_arg(choice, self._emit), values, *map(self._emit, operands))
         result = self.outer.call_function(Switch(f"choice_{site}", parts), args)
