@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.analysis.arms import selects
 from toponas_fx.analysis.costs import Costs, graph_costs
 from toponas_fx.capture.inputs import Inputs, inputs_of, is_given
 from toponas_fx.capture.path_sampling import record_call
@@ -122,7 +123,8 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
             raw, records = _compile_first(fast, inputs, inferred)
         before = raw or before
         first = None if raw is None else fast._toponas.programs[0]
-        fast._toponas.sharing.is_decided = mode == "exact" or (first is not None and first.has_mixtures is not False)
+        mixes = first is not None and first.has_mixtures is not False and not selects(first.graph)
+        fast._toponas.sharing.is_decided = mode == "exact" or mixes
         watch_layers(fast, fast._toponas.sharing)
         told = []
         if tune and raw is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 
+from toponas_fx.analysis.arms import selects
 from toponas_fx.analysis.mixed_ops import mixtures
 from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
@@ -22,7 +23,7 @@ from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import collector_off
 from toponas_fx.passes import DetectMixedOps
 from toponas_fx.progress import progress
-from toponas_fx.rewriting.pass_base import Pass
+from toponas_fx.rewriting.pass_base import Pass, without_sharing
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord
 from toponas_fx.runtime.program import Call, Program
 from toponas_fx.runtime.refusals import change_reason, changing_value, refuse, refuse_failed, tell
@@ -192,6 +193,9 @@ def build_program(
     state: State = fast._toponas
     strict = state.is_strict if strict is None else strict
     captured = recorded.capture
+    is_sampled = bool(selects(captured.graph))
+    if is_sampled:  # one candidate is alive at a time: nothing is shared for the others' sake
+        passes = without_sharing(passes)
     has_mixtures: list[bool] = []
 
     def look(pass_: Pass, gm: fx.GraphModule) -> None:
@@ -215,7 +219,7 @@ def build_program(
         return None, []
     leave_out(state, made.failures)
     captured.guards.layers = TreeIndex.of(fast).layers.values()  # the passes may have tied some
-    found = any(has_mixtures) if has_mixtures else None
+    found = any(has_mixtures) if has_mixtures and not is_sampled else None
     return Program(replace(captured, graph=made.graph), call, recorded.any_batch, has_mixtures=found), made.records
 
 

@@ -130,6 +130,17 @@ def in_stages(passes: Sequence[Pass | Repeat]) -> tuple[Pass | Repeat, ...]:
     return tuple(sorted(passes, key=lambda entry: entry.stage))
 
 
+def without_sharing(passes: Sequence[Pass | Repeat]) -> tuple[Pass | Repeat, ...]:
+    """Return passes less those that share modules."""
+    kept: list[Pass | Repeat] = []
+    for entry in passes:
+        inner = entry.passes if isinstance(entry, Repeat) else (entry,)
+        exact = [pass_ for pass_ in inner if pass_.semantics is not Semantics.SHARES]
+        if exact:
+            kept.append(Repeat(*exact) if isinstance(entry, Repeat) else entry)
+    return tuple(kept)
+
+
 def broken_contract(pass_: Any) -> str | None:
     """Return what keeps something from being used as a pass, in one sentence, or None where nothing does."""
     if isinstance(pass_, type) and issubclass(pass_, Pass):
