@@ -132,7 +132,8 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
             fast._toponas.programs = [program for program in fast._toponas.programs if program.fixed[2]]
         if fast._toponas.programs or not tune:
             fast.eval()
-            if all(program.fixed[2] for program in fast._toponas.programs):
+            samples = first is not None and bool(selects(first.graph))  # its paths are recorded when evaluation asks
+            if not samples and all(program.fixed[2] for program in fast._toponas.programs):
                 with collector_off():
                     in_evaluation = _compile_first(fast, inputs, inferred)[1]
             fast.train()

@@ -42,6 +42,8 @@ from toponas_fx.errors import CaptureError
 from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.progress import step
 
+FURTHER_TURNS = (0, 1)
+"""Runs of the rounds that tell further choices apart; those of the first go everywhere."""
 TRIALS = 3
 """Further runs that may show another path."""
 
@@ -167,7 +169,11 @@ class _Paths:
         if others is None:
             raise UnlikePathsError("a number that changes has no other value that may be tried")
         rounds = range(rounds_for(max(forced.count, len(sizes or ())), known))
-        mixed = [self._run(second, Forcing(t, of, _given(sizes, t, of)), others) for of in rounds for t in range(count)]
+        mixed = [
+            self._run(second, Forcing(turn, of, _given(sizes, turn, of)), others)
+            for of in rounds
+            for turn in (range(count) if of == 0 else FURTHER_TURNS)
+        ]
         types: dict[fx.Node, fx.Node] = {}
         for found in mixed:
             types.update(replay(merged, found.graph))

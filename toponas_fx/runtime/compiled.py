@@ -21,23 +21,26 @@ def code_of(graph: fx.Graph) -> str:
     return _respelt(graph.python_code("self").src, graph, _as_read)
 
 
-def function_of(graph: fx.Graph, entered: Iterable[str], owner: object, name: str = "") -> Callable[..., Any]:
+def function_of(graph: fx.Graph, entered: Iterable[str], owner: object) -> Callable[..., Any]:
     """Compile a graph, and the parts that it has outlined, to a function of the model and its inputs.
 
     Args:
         graph: an outlined one.
         entered: paths of the modules that ran.
         owner: its source can be looked up while this lives.
-        name: of the part, in tracebacks.
     """
+    return _function_of(graph, _fast(entered), owner, "")
+
+
+def _function_of(graph: fx.Graph, spell: Callable[[list[str]], str], owner: object, name: str) -> Callable[..., Any]:
     python = graph.python_code("self")
     scope = dict(python.globals)
     source = python.src
     for key, target in python.globals.items():
         if isinstance(target, Outlined):
             source = source.replace(f" {key}(", f" {key}(self, ")
-            target.functions = [function_of(p, entered, owner, f"{key}_{i}") for i, p in enumerate(target.parts)]
-    run = _respelt(source, graph, _fast(entered))
+            target.functions = [_function_of(p, spell, owner, f"{key}_{i}") for i, p in enumerate(target.parts)]
+    run = _respelt(source, graph, spell)
     filename = f"<toponas_fx program {id(owner)}{name and f' {name}'}>"
     linecache.cache[filename] = (len(run), None, run.splitlines(keepends=True), filename)
     weakref.finalize(owner, linecache.cache.pop, filename, None)
