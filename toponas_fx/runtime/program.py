@@ -92,6 +92,9 @@ class Call:
         return (*key[:4], True, *key[5:])
 
 
+_REASON = "toponas_fx runs the arm of a graph that a draw takes; what each arm computes is simplified already"
+
+
 def _plain(value: Any) -> Any:
     """Return what two calls must agree in: 1 and True differ, and so do two modules; floats are looked at apart."""
     if type(value) is float:
@@ -161,6 +164,8 @@ class Program:
         graph = outlining.outlined(self.graph)
         self.code = code_of(graph)
         forward = function_of(graph, self.entered, self)
+        if graph is not self.graph:  # each path would be compiled anew, and draw other numbers
+            forward = torch.compiler.disable(forward, reason=_REASON)  # type: ignore[no-untyped-call]
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
         self.run = recomputing.keeping_inputs(forward) if keeps_inputs else forward
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
@@ -185,8 +190,10 @@ class Program:
 
     def inputs(self, call: Call) -> tuple[Any, ...]:
         """Return what to run it with."""
-        given = tuple(call.numbers[position] for position in self.given)
-        return (*call.tensors, *given, *(call.integers if self.chooses else ()))
+        inputs: tuple[Any, ...] = call.tensors
+        if self.given:
+            inputs = (*inputs, *map(call.numbers.__getitem__, self.given))
+        return (*inputs, *call.integers) if self.chooses else inputs
 
     def other_numbers(self, call: Call) -> Iterator[tuple[Source, tuple[float, float]]]:
         """Yield the floats that a call of this kind was given and now is given others for, with both."""
