@@ -118,7 +118,7 @@ def counted_captures(monkeypatch: Any) -> Iterator[list[Any]]:
     """Yield a list that grows by one for every call that is captured inside, in how many runs whatsoever."""
     found: list[Any] = []
     with monkeypatch.context() as patch:
-        for place, name in (("toponas_fx.facade.dispatch", "compile_call"), ("toponas_fx.api", "record")):
+        for place, name in (("toponas_fx.facade.dispatch", "compile_call"), ("toponas_fx.api", "record_call")):
             module = importlib.import_module(place)
             real = getattr(module, name)
 
@@ -133,8 +133,8 @@ def counted_captures(monkeypatch: Any) -> Iterator[list[Any]]:
 def compile_modes_apart(monkeypatch: Any) -> None:
     """Let evaluation have a program of its own, though it takes the path of training."""
     module = importlib.import_module("toponas_fx.api")
-    real = module.record
-    monkeypatch.setattr(module, "record", lambda *args, **_: real(*args))
+    real = module.record_call
+    monkeypatch.setattr(module, "record_call", lambda *args, **_: real(*args))
 
 
 @contextmanager

@@ -114,6 +114,21 @@ def is_counting_function(node: fx.Node) -> bool:
     return node.op == "call_function" and name in _COUNTING and not _counts_nothing(node)
 
 
+def guards_lead(graph: fx.Graph) -> bool:
+    """Tell whether a run that fails a guard has written nothing by then but what it made, and drawn numbers."""
+    guards = [node for node in graph.nodes if node.target is ops.guard]
+    held: set[Any] = set()
+    for node in graph.nodes:
+        if not guards or node > guards[-1]:
+            return True
+        if node.op in ("placeholder", "get_attr") or not any("type" in value.meta for value in node.all_input_nodes):
+            held.add(node.meta.get("storage"))  # the model's, the caller's, or an item of theirs
+        counts = node.target in _COUNTING_OPS[1:] or is_counting_function(node)
+        if node.op == "call_module" or counts or not held.isdisjoint(node.meta.get("mutates", ())):
+            return False
+    return True
+
+
 def _counts_nothing(node: fx.Node) -> bool:
     """Tell whether a functional norm updates no running statistics; torch counts no version for those."""
     given = {**dict(zip(("input", "running_mean", "running_var"), node.args, strict=False)), **node.kwargs}

@@ -53,7 +53,7 @@ def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
     """Run the program of a simplified model that holds for this call; capture where none does."""
     call, programs = _search(model, args, kwargs)
     while (program := _next(programs)) is not None:
-        saved = _snapshot(model, call.tensors if program.has_writes else ()) if program.has_guards else None
+        saved = _snapshot(model, call.tensors, program) if program.has_guards else None
         try:
             result = program.run(model, *program.inputs(call))
         except BaseException as error:
@@ -126,10 +126,14 @@ _Snapshot = tuple[list[tuple[Tensor, Tensor]], Tensor, list[Tensor]]
 
 
 @_outside
-def _snapshot(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Snapshot:
-    """Return the values of buffers and generators, and of all tensors if inputs are given."""
-    others = [*inputs, *(tensor for _, tensor in model_tensors(model))] if inputs else []
-    saved = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *others)]
+def _snapshot(model: nn.Module, inputs: tuple[Tensor, ...], program: Program) -> _Snapshot:
+    """Return the values of generators and of what a program may have written when a guard fails."""
+    held: list[Tensor] = []
+    if not program.guards_lead:
+        held += model.buffers()
+        if program.has_writes:
+            held += [*inputs, *(tensor for _, tensor in model_tensors(model))]
+    saved = [(tensor, tensor.detach().clone()) for tensor in held]
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return saved, torch.get_rng_state(), on_devices
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
+from toponas_fx.analysis.effects import guards_lead
 from toponas_fx.capture import Capture
 from toponas_fx.capture.expressions import Given, Source
 from toponas_fx.capture.fingerprint import Fingerprint
@@ -123,6 +124,7 @@ class Program:
         has_mixtures: whether mixtures were found in it; None where no pass looked for them, or it samples a path.
         was_reused: True once it ran in a later call than the one it was made for.
         has_guards: True where the graph itself checks answers read from data.
+        guards_lead: True where a run that fails one has written nothing by then.
         has_writes: True where it writes to memory that existed before.
     """
 
@@ -147,6 +149,7 @@ class Program:
     code: str = field(init=False)
     has_guards: bool = field(init=False)
     has_writes: bool = field(init=False)
+    guards_lead: bool = field(init=False)
 
     def __post_init__(self, captured: Capture, call: Call) -> None:
         """Compile what was captured of a call."""
@@ -168,6 +171,7 @@ class Program:
             forward = torch.compiler.disable(forward, reason=_REASON)  # type: ignore[no-untyped-call]
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
         self.run = recomputing.keeping_inputs(forward) if keeps_inputs else forward
+        self.guards_lead = guards_lead(self.graph)
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
         copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
