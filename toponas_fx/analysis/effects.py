@@ -20,7 +20,7 @@ _RANDOM = frozenset(
     "feature_alpha_dropout gumbel_softmax rrelu fractional_max_pool2d fractional_max_pool3d "
     "fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices "
     "native_dropout scaled_dot_product_attention multi_head_attention_forward new _sample_dirichlet _standard_gamma "
-    "seed manual_seed set_rng_state".split()
+    "seed manual_seed set_rng_state randbelow".split()
 )
 _RANDOM_IN_PLACE = frozenset("bernoulli_ uniform_ normal_ exponential_ random_ cauchy_ geometric_ log_normal_".split())
 _DROPOUTS = nn.modules.dropout._DropoutNd

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, fx
@@ -46,6 +48,30 @@ class ChoiceReads:
         if type(value) is not int or node.target in _PLAIN:
             return value
         return RecordedChoice(value, lambda: self.saw_choice(root, decided))
+
+    @contextmanager
+    def python_draws(self, forcing: Forcing) -> Iterator[None]:
+        """Force what the functions of Python's ``random`` draw integers by."""
+        generator: Any = random._inst
+        real, had = generator._randbelow, vars(generator).get("_randbelow")
+
+        def draw(n: int) -> Any:
+            return self._draw_below(forcing, n) if self.is_watching else real(n)
+
+        generator._randbelow = draw
+        try:
+            yield
+        finally:
+            if had is None:
+                del generator._randbelow
+            else:
+                generator._randbelow = had
+
+    def _draw_below(self, forcing: Forcing, n: int) -> Any:
+        with Pause(self):  # type: ignore[arg-type]
+            node = self._values.annotate(self._values.graph.call_function(choices.randbelow, (n,)), None, ())
+        value = forcing.draw(n)
+        return value if n == 1 else RecordedChoice(value, lambda: self.saw_choice(node, value))
 
     def _element(self, tensor: Any, index: int) -> fx.Node:
         return self._values.annotate(self._values.graph.call_function(operator.getitem, (tensor, index)), None, ())

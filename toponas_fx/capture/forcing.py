@@ -76,17 +76,22 @@ class Forcing:
 
     def _indices(self, like: Tensor, size: int, *, are_distinct: bool = False) -> Tensor:
         """Return the indices that are drawn, ``i64`` of a shape, each below ``size``; distinct in rows if asked."""
-        self.sizes.add(size)
         columns = like.shape[-1] if are_distinct and like.dim() else 1
         order = list(range(size))
         if self.round is not None and columns > 1:  # in which those of one row follow each other
             random.Random(self.round).shuffle(order)
         drawn: list[int] = []
         for _ in range(like.numel() // columns):
-            self.count += 1
-            first = index_of(self.turn, self.round, self.count, size)
+            first = self.draw(size)
             drawn += [order[(first + column) % size] for column in range(columns)]
         return torch.tensor(drawn, device=like.device).reshape(like.shape)
+
+    def draw(self, size: int) -> int:
+        """Return the next index that is drawn, below ``size``."""
+        self.count += 1
+        if size > 1:
+            self.sizes.add(size)
+        return index_of(self.turn, self.round, self.count, size)
 
     # -- what is computed from a draw ----------------------------------------------------------------------------------
 

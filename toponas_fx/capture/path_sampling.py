@@ -38,7 +38,7 @@ from toponas_fx.capture.small_batches import (
     resized,
     sized,
 )
-from toponas_fx.errors import CaptureError
+from toponas_fx.errors import CaptureError, ForeignDrawError
 from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.progress import step
 
@@ -84,9 +84,22 @@ def record_call(
             return _Paths(fast, forward, inputs, numbers, known).record(chooses=chooses)
         except (UnlikePathsError, CaptureError) as error:  # one path may still be all there is
             reason = str(error)
-    recorded = record(
-        fast, forward, inputs, other_mode=other_mode, at_its_own=at_its_own, numbers=numbers, known=known, first=first
-    )
+    try:
+        recorded = record(
+            fast,
+            forward,
+            inputs,
+            other_mode=other_mode,
+            at_its_own=at_its_own,
+            numbers=numbers,
+            known=known,
+            first=first,
+        )
+    except ForeignDrawError as error:  # Python's random, which a graph can draw from where it draws an index
+        try:
+            return _Paths(fast, forward, inputs, numbers, known).record(chooses=False)
+        except (UnlikePathsError, CaptureError):
+            raise error from None
     where = _sampling(fast, forward, recorded)
     if where is None:
         return recorded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
@@ -123,7 +123,7 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record what runs inside."""
-        with self:
+        with self, nullcontext() if self._forcing is None else self.python_draws(self._forcing):
             self.is_watching, self._has_gradients = True, torch.is_grad_enabled()
             try:
                 yield

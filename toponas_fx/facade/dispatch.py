@@ -8,6 +8,7 @@ and its inputs, which compiles as a whole.
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -122,7 +123,7 @@ def _run_normalized(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return state.user_forward(model, *args, **kwargs)
 
 
-_Snapshot = tuple[list[tuple[Tensor, Tensor]], Tensor, list[Tensor]]
+_Snapshot = tuple[list[tuple[Tensor, Tensor]], Tensor, list[Tensor], Any]
 
 
 @_outside
@@ -135,15 +136,17 @@ def _snapshot(model: nn.Module, inputs: tuple[Tensor, ...], program: Program) ->
             held += [*inputs, *(tensor for _, tensor in model_tensors(model))]
     saved = [(tensor, tensor.detach().clone()) for tensor in held]
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return saved, torch.get_rng_state(), on_devices
+    return saved, torch.get_rng_state(), on_devices, random.getstate() if program.draws_in_python else None
 
 
 @_outside
 def _put_back(model: nn.Module, snapshot: _Snapshot | None) -> None:
     assert snapshot is not None, "only a graph with guards fails one"
     vars(model)["_toponas"].runs -= 1  # half a run is none
-    saved, generator, on_devices = snapshot
+    saved, generator, on_devices, in_python = snapshot
     torch.set_rng_state(generator)
+    if in_python is not None:
+        random.setstate(in_python)
     if on_devices:
         torch.cuda.set_rng_state_all(on_devices)
     for tensor, value in saved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ def decide(choice: Any, value: int | bool) -> None:
         choice: the tensor that Python reads, of one element.
         value: what it read.
     """
+
+
+def randbelow(n: int) -> int:
+    """Draw an integer below n as the functions of Python's ``random`` do, from the same generator."""
+    return int(random._inst._randbelow(n))  # type: ignore[attr-defined]
 
 
 def same(x: Any) -> Any:

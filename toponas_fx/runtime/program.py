@@ -21,7 +21,7 @@ from toponas_fx.capture.inputs import batch_of
 from toponas_fx.ir.serialization import dump_graph, load_graph
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.snapshots import Same, freeze
-from toponas_fx.ops import recomputing
+from toponas_fx.ops import choices, recomputing
 from toponas_fx.runtime import outlining
 from toponas_fx.runtime.compiled import code_of, function_of
 from toponas_fx.runtime.equal_statistics import norms_agree
@@ -124,6 +124,7 @@ class Program:
         has_mixtures: whether mixtures were found in it; None where no pass looked for them, or it samples a path.
         was_reused: True once it ran in a later call than the one it was made for.
         has_guards: True where the graph itself checks answers read from data.
+        draws_in_python: True where it draws from Python's generator.
         guards_lead: True where a run that fails one has written nothing by then.
         has_writes: True where it writes to memory that existed before.
     """
@@ -150,6 +151,7 @@ class Program:
     has_guards: bool = field(init=False)
     has_writes: bool = field(init=False)
     guards_lead: bool = field(init=False)
+    draws_in_python: bool = field(init=False)
 
     def __post_init__(self, captured: Capture, call: Call) -> None:
         """Compile what was captured of a call."""
@@ -171,6 +173,7 @@ class Program:
             forward = torch.compiler.disable(forward, reason=_REASON)  # type: ignore[no-untyped-call]
         keeps_inputs = any(node.target in recomputing.OPERATIONS for node in self.graph.nodes)
         self.run = recomputing.keeping_inputs(forward) if keeps_inputs else forward
+        self.draws_in_python = any(node.target is choices.randbelow for node in self.graph.nodes)
         self.guards_lead = guards_lead(self.graph)
         self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
