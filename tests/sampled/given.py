@@ -47,18 +47,14 @@ class TensorOfChoices(_Given):
 
 
 class FairPermutations(_Given):
-    """Each candidate of each edge once in three steps, by permutations (FairNAS)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.orders = [[0, 1, 2]] * self.count
-
-    def prepare(self, step: int) -> None:
-        if step % 3 == 0:
-            self.orders = [torch.randperm(3).tolist() for _ in range(self.count)]
+    """Each candidate of each edge once a step, in the orders of permutations; gradients add up (FairNAS)."""
 
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
-        return x, [order[step % 3] for order in self.orders]
+        return x, [0] * self.count
+
+    def outputs(self, x: Tensor, step: int) -> list[Tensor]:
+        orders = [torch.randperm(3).tolist() for _ in range(self.count)]
+        return [self(x, [order[turn] for order in orders]) for turn in range(3)]
 
 
 class KeywordChoice(_Given):

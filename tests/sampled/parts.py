@@ -39,6 +39,10 @@ class Sampled(nn.Module):
         """Return forward's arguments."""
         return (x,)
 
+    def outputs(self, x: Tensor, step: int) -> Any:
+        """Run forward on a batch of images as often as a step does; most steps do once."""
+        return self(*self.arguments(x, step))
+
     def loss(self, output: Any) -> Tensor:
         """Return the loss, f64[]: all floats of the output, weighted and squared."""
         leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
