@@ -295,6 +295,8 @@ def _halved(module: Any, inputs: Any, output: Tensor) -> Tensor:
 class Sandwich(Chain):
     """A step runs the widest path, the narrowest and a drawn one, the first as the others' teacher (BigNAS)."""
 
+    is_quick = False
+
     def outputs(self, x: Tensor, step: int) -> tuple[Tensor, ...]:
         paths = [[2] * self.count, [0] * self.count, torch.randint(3, (self.count,)).tolist()]
         teacher, *students = [self(x, path) for path in paths]

@@ -39,6 +39,8 @@ class ListOfChoices(_Given):
 class TensorOfChoices(_Given):
     """A tensor of ints, drawn with torch; forward reads them."""
 
+    is_quick = False
+
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return x, torch.randint(3, (self.count,))
 
@@ -48,6 +50,8 @@ class TensorOfChoices(_Given):
 
 class FairPermutations(_Given):
     """Each candidate of each edge once a step, in the orders of permutations; gradients add up (FairNAS)."""
+
+    is_quick = False
 
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return x, [0] * self.count
@@ -59,6 +63,8 @@ class FairPermutations(_Given):
 
 class KeywordChoice(_Given):
     """The path in a dict."""
+
+    is_quick = False
 
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return (x, {f"edge{number}": random.randrange(3) for number in range(self.count)})
@@ -84,7 +90,7 @@ class AttributeSet(_Given):
 class FixedForAWhile(AttributeSet):
     """``set_active`` fixes the path for five steps, or none, and then forward draws."""
 
-    turns = 20
+    turns, is_quick = 20, False
 
     def set_active(self, path: Any) -> None:
         self.architecture = path

@@ -26,11 +26,13 @@ class Sampled(nn.Module):
         mode: of ``simplify``; ``"exact"`` for one that mixes candidates in some of its steps.
         turns: how many steps take each candidate of each edge at least once.
         is_smooth: whether gradients can be differentiated once more.
+        is_quick: whether plain pytest steps it; not where step after step is captured anew.
     """
 
     mode: ClassVar[str] = "share"
     turns: ClassVar[int] = 12
     is_smooth: ClassVar[bool] = True
+    is_quick: ClassVar[bool] = True
 
     def prepare(self, step: int) -> None:
         """Do what the search loop does before a step: set a temperature, draw an architecture; most need nothing."""
