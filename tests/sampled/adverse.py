@@ -1,4 +1,4 @@
-"""What a compiler of sampled paths may get wrong: choices that are not independent, and paths that differ in kind."""
+"""What a compiler of sampled paths may get wrong: choices that are not independent, and what a path leaves behind."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idiom import conv
-from sampled.parts import C, Chain, Head, Sampled, few, sample
+from sampled.parts import C, Chain, Head, Sampled, sample
 
 
 class AssertsItsDraw(Chain):
@@ -199,72 +198,6 @@ class AliasChanged(Chain):
             out += number + 1
             total = total + out
         return self.head(total + state) + self.alphas.sum()
-
-
-class Transposed(nn.Module):
-    """The image with height and width swapped, as a view."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(2, 3)
-
-
-class UnlikeLayouts(Chain):
-    """Candidates' outputs lie in memory in other orders; the image itself is returned."""
-
-    count = 1
-
-    @staticmethod
-    def make() -> list[nn.Module]:
-        last = nn.Conv2d(C, C, 3, padding=1).to(memory_format=torch.channels_last)
-        return [Transposed(), last, nn.Conv2d(C, C, 1)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, index = sample(self.alphas, self.tau)
-        return self.edges[0].ops[index[0].item()](x)
-
-
-class Frozen(nn.Module):
-    """A convolution without gradients, neither of its weights nor of what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(C, C, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.conv(x)
-
-
-class GradientCut(Chain):
-    """Some paths have no gradient before the last edge, others none at all."""
-
-    is_smooth = False
-
-    @staticmethod
-    def make() -> list[nn.Module]:
-        return [Frozen(), conv(1), nn.Identity()]
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, index = sample(self.alphas, self.tau)
-        for number, ops in self.each():
-            x = ops[index[number].item()](x)
-        return x.mean((2, 3))
-
-
-class MissingCandidates(Sampled):
-    """None in a plain list is no candidate at all, and adds nothing, not even a zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ops = nn.ModuleList(few())
-        self.alphas, self.head = nn.Parameter(torch.zeros(3, 4)), Head()
-
-    def forward(self, x: Tensor) -> Tensor:
-        listed: list[Any] = [None, *self.ops]
-        weights, index = sample(self.alphas, 5.0)
-        taken = [listed[k] for k in index.flatten().tolist()]
-        out = sum(row.max() * op(x) for row, op in zip(weights, taken, strict=True) if op is not None)
-        return self.head(out) if isinstance(out, Tensor) else self.head(x * 0)
 
 
 def _count(module: Any, inputs: Any, output: Tensor) -> None:
