@@ -32,6 +32,8 @@ class TupleOfChoices(_Given):
 class ListOfChoices(_Given):
     """A list of ints, drawn with numpy (SPOS)."""
 
+    is_quick = False
+
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return x, numpy.random.randint(3, size=self.count).tolist()
 
@@ -75,6 +77,8 @@ class KeywordChoice(_Given):
 
 class AttributeSet(_Given):
     """The loop sets the path as an attribute (random search)."""
+
+    is_quick = False
 
     def __init__(self) -> None:
         super().__init__()
