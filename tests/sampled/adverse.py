@@ -102,8 +102,9 @@ class EachImageItsOwn(Chain):
     count = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        index = torch.multinomial(self.alphas[0].softmax(0), len(x), replacement=True).tolist()
-        rows = [self.edges[0].ops[k](x[i : i + 1]) * self.alphas[0, k].exp() for i, k in enumerate(index)]
+        probs = self.alphas[0].softmax(0)
+        index = torch.multinomial(probs, len(x), replacement=True).tolist()
+        rows = [self.edges[0].ops[k](x[i : i + 1]) * probs[k] for i, k in enumerate(index)]
         return self.head(torch.cat(rows))
 
 
