@@ -51,20 +51,6 @@ class HardByComparison(Chain):
         return self.head(x)
 
 
-class RejectedPaths(Chain):
-    """Draws again until some edge took the convolution: how often depends on all choices."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        while True:
-            weights, index = sample(self.alphas, self.tau)
-            if (index == 2).any():
-                break
-        for number, ops in self.each():
-            k = index[number].item()
-            x = ops[k](x) * weights[number, k]
-        return self.head(x)
-
-
 class CountedTogether(Chain):
     """What follows depends on the sum of all choices and on how many of them differ."""
 
