@@ -54,6 +54,8 @@ class HardByComparison(Chain):
 class CountedTogether(Chain):
     """What follows depends on the sum of all choices and on how many of them differ."""
 
+    is_quick = False
+
     def forward(self, x: Tensor) -> Tensor:
         weights, index = sample(self.alphas, self.tau)
         listed = index.flatten().tolist()

@@ -226,7 +226,7 @@ class OfTwo(Chain):
 class OfNine(OfTwo):
     """Each edge has nine candidates."""
 
-    count, turns = 2, 90
+    count, turns, is_quick = 2, 90, False
 
     @staticmethod
     def make() -> list[nn.Module]:

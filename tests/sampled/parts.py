@@ -26,7 +26,7 @@ class Sampled(nn.Module):
         mode: of ``simplify``; ``"exact"`` for one that mixes candidates in some of its steps.
         turns: how many steps take each candidate of each edge at least once.
         is_smooth: whether gradients can be differentiated once more.
-        is_quick: whether plain pytest steps it; not where a near relative is, or where each step is captured anew.
+        is_quick: whether plain pytest steps it; not where that takes over a second, or where a near relative is.
     """
 
     mode: ClassVar[str] = "share"
