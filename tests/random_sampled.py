@@ -76,9 +76,11 @@ def random_sampled(seed: int) -> Source:
     draw = random.Random(seed)
     count, is_early = draw.randint(1, 3), draw.random() < 0.4
     constructor, draws, body, states = list[str](), list[str](), list[str](), ["x"]
+    read = set[str]()
     for number in range(count):
         size = draw.randint(2, 3)
         values = {"n": number, "c": size, "x": draw.choice(states[-2:]), "o": f"v{number}"}
+        read.add(values["x"])
         constructor += _choice(number, [draw.choice(CANDIDATES) for _ in range(size)])
         draws.append(draw.choice(DRAWS).format(**values))
         use = draw.choice(USES).format(**values)
@@ -88,11 +90,18 @@ def random_sampled(seed: int) -> Source:
         states.append(values["o"])
         if draw.random() < 0.4:
             values |= {"x": states[-1], "a": draw.choice(states), "o": f"u{number}"}
-            body.append(draw.choice(BETWEEN).format(**values))
+            between = draw.choice(BETWEEN)
+            read |= {values["x"], values["a"]} if "{a}" in between else {values["x"]}
+            body.append(between.format(**values))
             states.append(values["o"])
     if draw.random() < 0.3:  # the first choice decides once more
         body.append(f"y = self.e0[i0.item()]({states[-1]})")
+        read.add(states[-1])
         states.append("y")
+    unread = [state for state in states[1:-1] if state not in read]
+    if unread:  # a choice whose result nobody reads is left out
+        body.append(f"z = {' + '.join([states[-1], *unread])}")
+        states.append("z")
     output = draw.choice(OUTPUTS).format(x=states[-1], n=draw.randrange(count))
     body = draws * is_early + body
     return Source(seed, _text(constructor, body, output, draw.choice(["5, 0", "4.0, 0.0", "6.0, 0.125"])))

@@ -38,6 +38,11 @@ from sampled.side_by_side import (
 )
 
 kinds = pytest.mark.parametrize("kind", SAMPLED, ids=lambda kind: kind.__name__)
+quick_kinds = pytest.mark.parametrize(
+    "kind",
+    [kind if kind.is_quick else pytest.param(kind, marks=pytest.mark.slow) for kind in SAMPLED],
+    ids=lambda kind: kind.__name__,
+)
 
 
 def sides(kind: type[Sampled], **options: Any) -> tuple[Side, Side]:
@@ -46,7 +51,7 @@ def sides(kind: type[Sampled], **options: Any) -> tuple[Side, Side]:
     return Side(model, **options), Side(simplified(model), **options)
 
 
-@kinds
+@quick_kinds
 def test_it_trains_as_the_original_does(kind: type[Sampled]) -> None:
     """Twelve steps, then others in evaluation, of a copy, of what pickle brings back, and from a checkpoint."""
     with reasons_are_sentences():

@@ -114,7 +114,7 @@ class PathsDropped(Chain):
         self.drop_path_prob = 0.0
 
     def prepare(self, step: int) -> None:
-        self.drop_path_prob = 0.3 * (step // 6) / 4
+        self.drop_path_prob = 0.3 * min(step // 6, 4) / 4
 
     def forward(self, x: Tensor) -> Tensor:
         weights, index = sample(self.alphas, self.tau)

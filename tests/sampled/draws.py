@@ -64,6 +64,8 @@ class MaxWithIndex(Chain):
 class TopOne(Chain):
     """``topk(1)`` of noisy alphas."""
 
+    is_quick = False
+
     def forward(self, x: Tensor) -> Tensor:
         noisy = self.alphas + 0.5 * torch.randn_like(self.alphas)
         for number, ops in self.each():
@@ -123,6 +125,8 @@ class OneHotSample(Chain):
 class RandomIntegers(Chain):
     """``torch.randint`` draws uniformly in forward; there are no alphas to learn."""
 
+    is_quick = False
+
     def forward(self, x: Tensor) -> Tensor:
         for number, ops in self.each():
             k = torch.randint(len(ops), ()).item()
@@ -155,6 +159,8 @@ class PythonChoice(Chain):
 class NumpyChoice(Chain):
     """``numpy.random.choice`` by the softmax of alphas, as an array."""
 
+    is_quick = False
+
     def forward(self, x: Tensor) -> Tensor:
         for number, ops in self.each():
             probs = self.alphas[number].softmax(-1)
@@ -165,6 +171,8 @@ class NumpyChoice(Chain):
 
 class OwnGenerator(Chain):
     """The model draws from a generator of its own, seeded by the loop."""
+
+    is_quick = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +226,7 @@ class OfTwo(Chain):
 class OfNine(OfTwo):
     """Each edge has nine candidates."""
 
-    count, turns = 2, 90
+    count, turns, is_quick = 2, 90, False
 
     @staticmethod
     def make() -> list[nn.Module]:

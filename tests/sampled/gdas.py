@@ -75,6 +75,8 @@ class TinyNetworkGDAS(Sampled):
 class TinyNetworkAnnealed(TinyNetworkGDAS):
     """The loop lowers tau every few steps, as a float."""
 
+    is_quick = False
+
     def prepare(self, step: int) -> None:
         self.tau = 10 - 9.9 * min(step // 4, 10) / 10
 
@@ -163,7 +165,7 @@ class NASNetCell(nn.Module):
 class NASNetworkGDAS(Sampled):
     """Cells of DARTS, a reduction between; normal and reduction cells have alphas and draws of their own."""
 
-    turns = 20
+    turns, is_quick = 20, False
 
     def __init__(self) -> None:
         super().__init__()

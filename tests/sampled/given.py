@@ -32,12 +32,16 @@ class TupleOfChoices(_Given):
 class ListOfChoices(_Given):
     """A list of ints, drawn with numpy (SPOS)."""
 
+    is_quick = False
+
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return x, numpy.random.randint(3, size=self.count).tolist()
 
 
 class TensorOfChoices(_Given):
     """A tensor of ints, drawn with torch; forward reads them."""
+
+    is_quick = False
 
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return x, torch.randint(3, (self.count,))
@@ -47,22 +51,22 @@ class TensorOfChoices(_Given):
 
 
 class FairPermutations(_Given):
-    """Each candidate of each edge once in three steps, by permutations (FairNAS)."""
+    """Each candidate of each edge once a step, in the orders of permutations; gradients add up (FairNAS)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.orders = [[0, 1, 2]] * self.count
-
-    def prepare(self, step: int) -> None:
-        if step % 3 == 0:
-            self.orders = [torch.randperm(3).tolist() for _ in range(self.count)]
+    is_quick = False
 
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
-        return x, [order[step % 3] for order in self.orders]
+        return x, [0] * self.count
+
+    def outputs(self, x: Tensor, step: int) -> list[Tensor]:
+        orders = [torch.randperm(3).tolist() for _ in range(self.count)]
+        return [self(x, [order[turn] for order in orders]) for turn in range(3)]
 
 
 class KeywordChoice(_Given):
     """The path in a dict."""
+
+    is_quick = False
 
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         return (x, {f"edge{number}": random.randrange(3) for number in range(self.count)})
@@ -73,6 +77,8 @@ class KeywordChoice(_Given):
 
 class AttributeSet(_Given):
     """The loop sets the path as an attribute (random search)."""
+
+    is_quick = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +94,7 @@ class AttributeSet(_Given):
 class FixedForAWhile(AttributeSet):
     """``set_active`` fixes the path for five steps, or none, and then forward draws."""
 
-    turns = 20
+    turns, is_quick = 20, False
 
     def set_active(self, path: Any) -> None:
         self.architecture = path

@@ -26,11 +26,13 @@ class Sampled(nn.Module):
         mode: of ``simplify``; ``"exact"`` for one that mixes candidates in some of its steps.
         turns: how many steps take each candidate of each edge at least once.
         is_smooth: whether gradients can be differentiated once more.
+        is_quick: whether plain pytest steps it; not where that takes over a second, or where a near relative is.
     """
 
     mode: ClassVar[str] = "share"
     turns: ClassVar[int] = 12
     is_smooth: ClassVar[bool] = True
+    is_quick: ClassVar[bool] = True
 
     def prepare(self, step: int) -> None:
         """Do what the search loop does before a step: set a temperature, draw an architecture; most need nothing."""
@@ -38,6 +40,10 @@ class Sampled(nn.Module):
     def arguments(self, x: Tensor, step: int) -> tuple[Any, ...]:
         """Return forward's arguments."""
         return (x,)
+
+    def outputs(self, x: Tensor, step: int) -> Any:
+        """Run forward on a batch of images as often as a step does; most steps do once."""
+        return self(*self.arguments(x, step))
 
     def loss(self, output: Any) -> Tensor:
         """Return the loss, f64[]: all floats of the output, weighted and squared."""

@@ -78,6 +78,8 @@ class PositiveTaken(_Read):
 class MaskOfFlags(_Read):
     """One flag a candidate, ``(hard == 1).tolist()``."""
 
+    is_quick = False
+
     def taken(self, ops: Any, x: Tensor, weights: Tensor, index: Tensor) -> Any:
         flags = (torch.arange(len(ops)) == index).tolist()
         return sum(w * op(x) for w, op, flag in zip(weights, ops, flags, strict=True) if flag)
@@ -85,6 +87,8 @@ class MaskOfFlags(_Read):
 
 class WhereNonzero(_Read):
     """``nonzero`` finds the candidate."""
+
+    is_quick = False
 
     def taken(self, ops: Any, x: Tensor, weights: Tensor, index: Tensor) -> Any:
         hard = torch.zeros_like(weights).scatter(0, index, 1.0)
@@ -109,6 +113,8 @@ class ListedUpFront(Chain):
 
 class ArrayUpFront(Chain):
     """The indexes as a numpy array."""
+
+    is_quick = False
 
     def forward(self, x: Tensor) -> Tensor:
         weights, index = sample(self.alphas, self.tau)
@@ -135,6 +141,8 @@ class DictOfNames(_Read):
 
 class NameInText(_Read):
     """The index becomes part of an attribute's name."""
+
+    is_quick = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,6 +185,8 @@ class Matched(_Read):
 
 class Member(_Read):
     """``chosen in (1, 2)`` tells candidates with weights from the one without."""
+
+    is_quick = False
 
     def taken(self, ops: Any, x: Tensor, weights: Tensor, index: Tensor) -> Any:
         chosen = index.item()
@@ -233,6 +243,8 @@ class IndexReturned(Chain):
 
 class TensorReturned(IndexOfAList):
     """Forward returns the drawn tensor alone beside the logits, and the hard weights."""
+
+    is_quick = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights, index = sample(self.alphas, self.tau)

@@ -21,6 +21,7 @@ from sampled.parts import C, Sampled
 
 BATCHES = (2, 3, 5)
 TOLERANCE = 1e-10
+PLAIN = (int, float, str, list, tuple, dict, Tensor)
 REASON = re.compile(r"(?P<file>\S[^:\n]*\.py):(?P<line>\d+): (?P<why>[^\n]+[^.\s])")
 OF_NO_LINE = "what it computes keeps changing, and each change costs a capture"
 
@@ -113,7 +114,8 @@ class Side:
         seed(number)
         model.prepare(number)
         x = self.images(number)
-        output = model(*model.arguments(x, number))
+        with torch.set_grad_enabled(model.training or number % 2 == 0):
+            output = model.outputs(x, number)
         seen = {"output": output, "generators after forward": generators()}
         model.zero_grad(set_to_none=self.set_to_none)
         loss = model.loss(output)
@@ -122,6 +124,7 @@ class Side:
         model.after_backward()
         seen["gradients"] = {name: parameter.grad for name, parameter in model.named_parameters()}
         seen |= {"gradient of the input": x.grad, "buffers": dict(model.named_buffers())}
+        seen["attributes"] = attributes(model)
         seen = detached(seen)
         if model.training:
             for optimizer in self.optimizers:
@@ -138,12 +141,20 @@ class Side:
         x = self.images(number)
         wanted = [x, *model.parameters()]
         options = {"allow_unused": True, "materialize_grads": False}
-        first = torch.autograd.grad(
-            model.loss(model(*model.arguments(x, number))), wanted, create_graph=True, **options
-        )
+        first = torch.autograd.grad(model.loss(model.outputs(x, number)), wanted, create_graph=True, **options)
         total = sum(gradient.square().sum() for gradient in first if gradient is not None)
         second = torch.autograd.grad(total, wanted, **options)
         return detached({"first": list(first), "second": list(second), "buffers": dict(model.named_buffers())})
+
+
+def attributes(model: Any) -> dict[str, Any]:
+    """Return the plain values that modules hold, tensors among them, but for layers' constants and private ones."""
+    return {
+        f"{name}.{key}": copy.copy(value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, PLAIN) and key[0] != "_" and key not in (*getattr(module, "__constants__", ()), "meta")
+    }
 
 
 def generators() -> tuple[Any, ...]:

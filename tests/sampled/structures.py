@@ -1,4 +1,4 @@
-"""Choices that depend on other choices, and paths whose parts do not look alike."""
+"""Choices that depend on other choices, or on what is sampled inside a candidate."""
 
 from __future__ import annotations
 
@@ -99,57 +99,6 @@ class TwoOfFour(Sampled):
         probs = self.alphas.softmax(0)
         first, second = torch.multinomial(probs, 2).tolist()
         return self.head(self.ops[second](self.ops[first](x) * probs[first]) + probs[second])
-
-
-class UnlikeChannels(Sampled):
-    """Candidates of unlike numbers of channels; a classifier for each number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (2, 4, 6)
-        self.ops = nn.ModuleList(nn.Sequential(nn.Conv2d(C, c, 3, padding=1), nn.BatchNorm2d(c)) for c in widths)
-        self.heads = nn.ModuleDict({str(c): Head(c) for c in widths})
-        self.alphas = nn.Parameter(torch.zeros(1, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights, index = sample(self.alphas, 5.0)
-        out = self.ops[index.item()](x)
-        return self.heads[str(out.shape[1])](out) * weights[0, index.item()]
-
-
-class UnlikeSizes(Chain):
-    """One candidate halves the image, and forward brings it back where sizes differ; another crops for good."""
-
-    @staticmethod
-    def make() -> list[nn.Module]:
-        return [nn.Conv2d(C, C, 3, 2, 1), nn.Conv2d(C, C, 3), conv(3)]
-
-    count = 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights, index = sample(self.alphas, self.tau)
-        for number, ops in self.each():
-            k = index[number].item()
-            out = ops[k](x)
-            if 2 * out.shape[-1] == x.shape[-1]:
-                out = F.interpolate(out, scale_factor=2.0, mode="nearest")
-            x = out * weights[number, k]
-        return self.head(x)
-
-
-class UnlikeOutputs(Sampled):
-    """The path decides whether forward returns logits, or logits and those of a second head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ops, self.heads = nn.ModuleList([conv(1), conv(3)]), nn.ModuleList([Head(), Head(C, 5)])
-        self.alphas = nn.Parameter(torch.zeros(1, 2))
-
-    def forward(self, x: Tensor) -> Any:
-        weights, index = sample(self.alphas, 5.0)
-        k = index.item()
-        x = self.ops[k](x) * weights[0, k]
-        return (self.heads[0](x), self.heads[1](x)) if k else self.heads[0](x)
 
 
 class InnerChoice(nn.Module):
