@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from toponas_fx import ops
 from toponas_fx.ir import known_facts
+from toponas_fx.ops import choices
 from toponas_fx.ops.stacked_norm import stacked_norm
 
 _RANDOM = frozenset(
@@ -26,7 +27,8 @@ _RANDOM_IN_PLACE = frozenset("bernoulli_ uniform_ normal_ exponential_ random_ c
 _DROPOUTS = nn.modules.dropout._DropoutNd
 _EFFECTS = frozenset("_set_grad_enabled requires_grad_ backward _assert _assert_async record_function".split())
 _COUNTING = frozenset("batch_norm instance_norm native_batch_norm".split())
-_COUNTING_OPS = (ops.guard, ops.copy_statistics, ops.scaled_norm, stacked_norm)
+_COUNTING_OPS = (ops.guard, ops.copy_statistics, ops.scaled_norm, stacked_norm, choices.select)
+"""Functions with an effect; what a choice takes may have one, whether its value is read or not."""
 _PURE_MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()

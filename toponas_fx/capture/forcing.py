@@ -15,8 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from toponas_fx.errors import CaptureError
+
 MOST = 16
 """Candidates of one choice, at most: each is a recorded run of its own."""
+MOST_DRAWS = 2000
+"""Draws of one run, at most: a loop that draws until it has what it wants may never have it when it is told what."""
 INDICES = ("argmax", "argmin", "max", "min", "multinomial", "randint", "gumbel_softmax")
 """Names of functions whose result is one candidate of several, or tells which."""
 
@@ -89,6 +93,8 @@ class Forcing:
     def draw(self, size: int) -> int:
         """Return the next index that is drawn, below ``size``."""
         self.count += 1
+        if self.count > MOST_DRAWS:
+            raise CaptureError(f"forward draws more than {MOST_DRAWS} times where all draws are alike")
         if size > 1:
             self.sizes.add(size)
         return index_of(self.turn, self.round, self.count, size)

@@ -141,7 +141,10 @@ class _Merger:
                 others = run.joined(first, last)[: len(own)]
                 run.known.update((other, runs[0].known[node]) for node, other in zip(own, others, strict=True))
         self.merged.parts.append(site)
-        taken = {slot: self._select(site, [runs[0] for runs in members], slot) for slot in slots}
+        firsts = [runs[0] for runs in members]
+        taken = {slot: self._select(site, firsts, slot) for slot in slots}
+        if not slots:  # nothing is read of the candidates, and they run
+            self._select(site, firsts, ())
         self._sites += 1
         for slot, select in taken.items():
             for runs, row, value in zip(members, rows, slot, strict=True):
@@ -183,14 +186,16 @@ class _Merger:
         return new
 
     def _select(self, site: Site, firsts: Sequence[Run], slot: _Slot) -> fx.Node:
-        arms = tuple(run.known[value] for run, value in zip(firsts, slot, strict=True))
+        arms = tuple(run.known[value] for run, value in zip(firsts, slot, strict=False)) or (None,) * len(firsts)
         choice: Any = site.choices[0] if len(site.choices) == 1 else site.choices
         values = tuple(value[0] if len(value) == 1 else value for value in site.values)
         node = self.merged.graph.call_function(choices.select, (choice, values, arms))
-        first = slot[0].meta
+        first = slot[0].meta if slot else site.choices[0].meta
         node.meta.update({key: first[key] for key in ("type", "grad", "scope", "where") if key in first})
+        if not slot:
+            node.meta.pop("type", None)
         node.meta["origin"], node.meta["mutates"], node.meta["site"] = (node.name,), (), self._sites
-        self._memory.join(node, arms)
+        self._memory.join(node, [arm for arm in arms if arm is not None])
         site.selects.append(node)
         return node
 
