@@ -132,7 +132,7 @@ class FoldWeights(Pass):
             terms[position] = _scaled(rewriter, term, weights[position], shift)
         weights[position] = 1.0
         rest = [i for i in range(len(terms)) if i not in bare]
-        if len(rest) == 1:
+        if bare and len(rest) == 1:
             rewriter.replace(sum_node, terms[position])
         else:
             terms, weights, edges = ([row[i] for i in rest] for row in (terms, weights, edges))

@@ -56,7 +56,7 @@ class OwnSupernet(nn.Module):
 
 
 class Sampled(nn.Module):
-    """Runs one of its paths only, another in each step."""
+    """Runs one of its paths only, another in each step, and by no index."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Sampled(nn.Module):
         self.alphas = nn.Parameter(torch.zeros(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        place = int(torch.multinomial(self.alphas.softmax(0), 1))
+        place = int(torch.rand(()) < self.alphas.softmax(0)[1])
         return self.paths[place](x)
 
 

@@ -78,7 +78,7 @@ def test_a_list_that_is_in_order_stays_as_it_is() -> None:
 def test_a_pass_comes_last_in_its_stage() -> None:
     names = [type(entry).__name__ for entry in in_stages([*DEFAULT_PASSES, Seen(), SeenLate()])]
     assert names.index("Seen") == names.index("DropZeroCandidates") + 1 == names.index("Repeat") - 1
-    assert names.index("SeenLate") == names.index("MergeKernels") + 1 == names.index("FoldWeights") - 1
+    assert names.index("SeenLate") == names.index("MergeKernels") + 1 == names.index("DropNeutral") - 1
     first = in_stages([SeenLate(), *DEFAULT_PASSES])
     assert [type(entry).__name__ for entry in first].index("SeenLate") == names.index("MergeKernels") - 2
 
