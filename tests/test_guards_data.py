@@ -219,7 +219,7 @@ def built(m: Any, x: Tensor) -> Tensor:
 
 
 AS_WRITTEN: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-    "python_random": (lambda m, x: m.ops[random.choice([0, 1])](x), "Python's random generator"),
+    "python_random": (lambda m, x: m.ops[int(random.random() < 0.5)](x), "Python's random generator"),
     "numpy_random": (lambda m, x: x * float(numpy.random.rand()), "numpy's random generator"),
     "own_random": (lambda m, x: x * m.generator.random(), "changes state in place"),
     "own_numpy_random": (lambda m, x: x * m.numbers.random(), "changes state in place"),

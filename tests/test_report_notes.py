@@ -1,8 +1,12 @@
 """What a report notes as unused: modules that never run, weights that no candidate takes."""
 
-import torch
-from torch import nn
+from typing import Any
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+import toponas_fx
 from test_report import Chain, conv_bn, detected, image
 from toponas_fx.report.building import unused_notes
 
@@ -87,3 +91,24 @@ class Nested(nn.Module):
 
 def test_only_the_topmost_idle_module_is_named():
     assert notes_on(Nested()) == ["`stages.idle` never runs: no mixed operation uses it"]
+
+
+class Switched(nn.Module):
+    """Runs the layer that an attribute names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops, self.k = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1)]), 0
+
+    def forward(self, x: Tensor) -> Any:
+        return self.ops[self.k](x)
+
+
+@pytest.mark.filterwarnings("ignore:.*no mixed operation was found:UserWarning")
+def test_measuring_captures_nothing() -> None:
+    fast = toponas_fx.simplify(Switched(), torch.randn(2, 3, 6, 6))
+    fast.k = 1  # the report counts with hooks of torch's own, which no graph can hold
+    assert str(fast.report)
+    fast(torch.randn(2, 3, 6, 6))
+    assert not fast._toponas.as_written
+    assert len(fast._toponas.programs) > 1

@@ -94,6 +94,8 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
             state.used(program)
             state.refusals.in_turn.clear()
             yield program
+    if state.is_measuring:
+        return
     if not state.refusals.hold(call, tree) and not keeps_changing(state, call, tree) and affords(state, call):
         fresh = compile_call(model, state, call, args, kwargs)
         if fresh is not None:  # it may fail too: what it reads differs between two runs from the same start

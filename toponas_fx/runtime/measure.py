@@ -27,6 +27,7 @@ def measured_report(fast: nn.Module, state: State, inputs: Inputs) -> Report:
     """
     report: Report = state.report
     as_written = MethodType(state.user_forward, fast)
+    state.is_measuring = True
     try:
         with progress(f"measuring {state.user_class.__name__}"), in_mode(fast, training=True):
             before = _measured(report.before, as_written, fast, inputs)
@@ -35,6 +36,8 @@ def measured_report(fast: nn.Module, state: State, inputs: Inputs) -> Report:
     except Exception as error:  # forward's own: the model was changed since, and a report is no place to learn of it
         note = f"not measured: forward fails on the example inputs now ({type(error).__name__}: {error})"
         return dataclasses.replace(report, notes=(*report.notes, note))
+    finally:
+        state.is_measuring = False
     return dataclasses.replace(report, before=before, after=after)
 
 

@@ -44,6 +44,7 @@ class State:
         shares_graphs: True while the programs' graphs are shared with a copy.
         report: the report.
         unmeasured: the example inputs, until the report has been measured with them.
+        is_measuring: True while it is: counters look on, and nothing is captured.
         topology: the topology found in the training capture.
         edges: its edges, with their algebra before and after.
         notes: what that capture found unused.
@@ -73,6 +74,7 @@ class State:
     shares_graphs: bool = False
     report: Any = None
     unmeasured: Inputs | None = None
+    is_measuring: bool = False
     topology: Any = None
     edges: tuple[Any, ...] = ()
     notes: list[str] = field(default_factory=list)
