@@ -1,4 +1,4 @@
-"""Take away arithmetic that changes nothing: additions of 0, and products of a zero that must stay.
+"""Take away arithmetic that changes nothing: additions of 0, products of a zero that must stay, weights read singly.
 
 Before::
 
@@ -25,7 +25,8 @@ After::
 
 Python's ``sum`` begins with 0, and a node of a cell is such a sum. A zero candidate that gives its sum a shape, or
 gives a gradient, of zeros, to what nothing else reads, cannot be dropped; but its product with the weight need not be
-computed, and the gradient to the weight is the number 0.
+computed, and the gradient to the weight is the number 0. Where a path is sampled, the weights of all candidates that
+were not taken are added: those of one row are read at once.
 
 Refuses:
 
@@ -44,6 +45,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.image_layouts import exits
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
@@ -88,6 +90,24 @@ class Product:
 
 
 @dataclass(frozen=True)
+class BareRow:
+    """Bare weights of a sum that are elements of one row, by position."""
+
+    sum_node: fx.Node
+    row: fx.Node
+    positions: tuple[int, ...]
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The sum, and the row."""
+        return self.sum_node, self.row
+
+    def describe(self) -> str:
+        """Say how many there are."""
+        return f"{len(self.positions)} bare weights of one row are read at once"
+
+
+@dataclass(frozen=True)
 class DropNeutral(Pass):
     """See the module's docstring."""
 
@@ -97,7 +117,7 @@ class DropNeutral(Pass):
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find additions of 0, and zero terms of sums."""
-        matches: list[Addition | Product] = []
+        matches: list[Addition | Product | BareRow] = []
         refusals: list[Refusal] = []
         memory = Memory.of(gm)
         leaving = {value.meta.get("storage") for reader in exits(gm.graph) for value in reader.all_input_nodes}
@@ -114,25 +134,72 @@ class DropNeutral(Pass):
             terms: Any = node.args[0]
             weights: Any = node.args[1]
             zeros = [i for i, term in enumerate(terms) if is_zero(term, memory) and isinstance(weights[i], fx.Node)]
-            matches += [Product(node, i) for i in zeros if _source(terms[i]) is not None][:1]
+            products = [Product(node, i) for i in zeros if _source(terms[i]) is not None][:1]
+            matches += products or _bare_rows(node, memory)[:1]
         return Plan(tuple(matches), tuple(refusals))
 
-    def apply(self, match: Addition | Product, rewriter: Rewriter) -> None:
-        """Read the value itself, or a zero that nothing was computed for."""
+    def apply(self, match: Addition | Product | BareRow, rewriter: Rewriter) -> None:
+        """Read the value itself, a zero that nothing was computed for, or a row."""
         if isinstance(match, Addition):
             rewriter.replace(match.node, match.value)
-            return
-        terms: list[Any] = list(match.sum_node.args[0])  # type: ignore[arg-type]
-        weights: list[Any] = list(match.sum_node.args[1])  # type: ignore[arg-type]
-        edges: list[Any] = list(match.sum_node.args[2])  # type: ignore[arg-type]
-        at = match.position
-        zero = terms[at]
-        with rewriter.before(match.sum_node, zero):
-            fresh = rewriter.call_function(ops.zeros_of, (_source(zero),), type=zero.meta["type"])
-        terms[at : at + 1], weights[at : at + 1] = [fresh, 0.0], [1.0, weights[at]]
-        edges.insert(at, edges[at])
-        rewriter.update(match.sum_node, (terms, weights, tuple(edges)))
-        rewriter.erase_unread([zero])
+        elif isinstance(match, BareRow):
+            _read_at_once(match, rewriter)
+        else:
+            _leave_zero(match, rewriter)
+
+
+def _leave_zero(match: Product, rewriter: Rewriter) -> None:
+    terms: list[Any] = list(match.sum_node.args[0])  # type: ignore[arg-type]
+    weights: list[Any] = list(match.sum_node.args[1])  # type: ignore[arg-type]
+    edges: list[Any] = list(match.sum_node.args[2])  # type: ignore[arg-type]
+    at = match.position
+    zero = terms[at]
+    with rewriter.before(match.sum_node, zero):
+        fresh = rewriter.call_function(ops.zeros_of, (_source(zero),), type=zero.meta["type"])
+    terms[at : at + 1], weights[at : at + 1] = [fresh, 0.0], [1.0, weights[at]]
+    edges.insert(at, edges[at])
+    rewriter.update(match.sum_node, (terms, weights, tuple(edges)))
+    rewriter.erase_unread([zero])
+
+
+def _bare_rows(node: fx.Node, memory: Memory) -> list[BareRow]:
+    """Return the bare weights of a sum that are elements of one row, at least two of each."""
+    terms: Any = node.args[0]
+    weights: Any = node.args[1]
+    found: dict[fx.Node, list[int]] = {}
+    for i, (term, weight) in enumerate(zip(terms, weights, strict=True)):
+        row = _row_of(weight)
+        if isinstance(term, float) and row is not None and home(weight) is not None and not memory.is_written(weight):
+            found.setdefault(row, []).append(i)
+    rows = {row: at for row, at in found.items() if all(terms[i] in (0.0, 1.0) for i in at)}
+    alone = [row for row, at in rows.items() if len({weights[i].args[1] for i in at}) == len(at) > 1]
+    return [BareRow(node, row, tuple(rows[row])) for row in alone if any(terms[i] for i in rows[row])]
+
+
+def _row_of(weight: Any) -> fx.Node | None:
+    """Return the row that a weight is an element of, by a place from its beginning."""
+    if not isinstance(weight, fx.Node) or weight.target is not operator.getitem:
+        return None
+    row, place = weight.args
+    kind = row.meta.get("type") if isinstance(row, fx.Node) else None
+    is_row = kind is not None and len(kind.shape) == 1 and kind.dtype.is_floating_point
+    return row if is_row and type(place) is int and place >= 0 else None  # type: ignore[return-value]
+
+
+def _read_at_once(match: BareRow, rewriter: Rewriter) -> None:
+    """Put the sum of the elements in the place of the first; a weight of the number 0 has its gradient by the row."""
+    columns: list[list[Any]] = [list(column) for column in match.sum_node.args]  # type: ignore[arg-type]
+    terms, weights, _ = columns
+    taken = [weights[i] for i in match.positions]
+    places = tuple(weights[i].args[1] for i in match.positions if terms[i])
+    first, *rest = match.positions
+    with rewriter.before(match.sum_node, *taken):
+        fresh = rewriter.call_function(ops.sum_of, (match.row, places), type=taken[0].meta["type"])
+    terms[first], weights[first] = 1.0, fresh
+    for column in columns:
+        column[:] = [value for i, value in enumerate(column) if i not in rest]
+    rewriter.update(match.sum_node, (terms, weights, tuple(columns[2])))
+    rewriter.erase_unread(taken)
 
 
 def _added_to(node: fx.Node) -> fx.Node | None:

@@ -16,7 +16,7 @@ May use: ``errors``.
 
 from toponas_fx.ops.group_weights import ZERO_WEIGHT, group_shares, group_weight, signs_of
 from toponas_fx.ops.kernels import embed_kernel, kernel_scale, merge_biases, merge_kernels, scale_bias
-from toponas_fx.ops.mixed_sums import mixed_sum, zeros_of
+from toponas_fx.ops.mixed_sums import mixed_sum, sum_of, zeros_of
 from toponas_fx.ops.norms import copy_statistics, scaled_norm
 from toponas_fx.ops.recorded import ApplyFunction, guard
 
@@ -35,5 +35,6 @@ __all__ = [
     "scale_bias",
     "scaled_norm",
     "signs_of",
+    "sum_of",
     "zeros_of",
 ]

@@ -69,6 +69,20 @@ def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
     return all(not scalar.dim() and scalar.dtype == first.dtype for scalar in scalars)
 
 
+def sum_of(row: Tensor, places: tuple[int, ...]) -> Tensor:
+    """Return the sum of some elements of a row, read at once.
+
+    Args:
+        row: ``f32[n]``.
+        places: of the elements, each once.
+
+    Returns:
+        ``f32[]``.
+    """
+    chosen = [float(place in places) for place in range(row.shape[0])]
+    return torch.dot(row, row.new_tensor(chosen))
+
+
 def zeros_of(x: Tensor) -> Tensor:
     """Return zeros that lie as x does; x gets a gradient of zeros.
 

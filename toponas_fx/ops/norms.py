@@ -16,7 +16,7 @@ from toponas_fx.ops import custom_autograd
 def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """Return ``scale * norm(x) + shift``; the norm's affine weights carry both, so that no product is stored.
 
-    Where the product is small and the norm has affine weights of its own, scaling them takes more calls than it saves.
+    Where the product is small and there are two weights to scale, or two to make, that takes more calls than it saves.
 
     Args:
         x: ``f32[N,C,...]``.
@@ -28,7 +28,7 @@ def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = N
         ``f32[N,C,...]``.
     """
     own: Any = norm
-    if own.weight is not None and x.numel() < custom_autograd.SMALL:
+    if (own.weight is not None or shift is not None) and x.numel() < custom_autograd.SMALL:
         scaled: Tensor = norm(x) * scale
         return scaled if shift is None else scaled + shift
     # not an expanded view: on CPUs torch's backward pass for channels-last images reads past the end of one
