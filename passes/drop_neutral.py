@@ -10,7 +10,8 @@ Before::
     %5 = mixed_sum([%3, 1.0], [%2, %4], (0, 0))
     %6 = relu(%5)
     %7 = add(%6, 0)
-    return %7
+    %8 = tanh(%7)
+    return %8
 
 After::
 
@@ -21,7 +22,8 @@ After::
     %4 = zeros_of(%0)
     %5 = mixed_sum([%4, 0.0, 1.0], [1.0, %2, %3], (0, 0, 0))
     %6 = relu(%5)
-    return %6
+    %7 = tanh(%6)
+    return %7
 
 Python's ``sum`` begins with 0, and a node of a cell is such a sum. A zero candidate that gives its sum a shape, or
 gives a gradient, of zeros, to what nothing else reads, cannot be dropped; but its product with the weight need not be
@@ -31,7 +33,7 @@ were not taken are added: those of one row are read at once.
 Refuses:
 
 1. additions whose result, or what is added to, is written in place, or may be one with what is returned;
-2. zeros that are not a product with the number 0 of a tensor of their shape.
+2. zeros that are not a product with the number 0 of a tensor of their shape, or whose tensor is written in place.
 """
 
 from __future__ import annotations
@@ -134,7 +136,7 @@ class DropNeutral(Pass):
             terms: Any = node.args[0]
             weights: Any = node.args[1]
             zeros = [i for i, term in enumerate(terms) if is_zero(term, memory) and isinstance(weights[i], fx.Node)]
-            products = [Product(node, i) for i in zeros if _source(terms[i]) is not None][:1]
+            products = [Product(node, i) for i in zeros if _is_product(terms[i], memory)][:1]
             matches += products or _bare_rows(node, memory)[:1]
         return Plan(tuple(matches), tuple(refusals))
 
@@ -223,6 +225,10 @@ def _why_kept(memory: Memory, node: fx.Node, value: fx.Node, leaving: set[Any]) 
     return None
 
 
+def _is_product(zero: fx.Node, memory: Memory) -> bool:
+    return _source(zero) is not None and memory.is_steady(zero)
+
+
 def _source(zero: fx.Node) -> fx.Node | None:
     """Return what a zero is a product of, of the same type; None for other zeros."""
     if zero.target is not operator.mul:
@@ -241,6 +247,6 @@ def example() -> tuple[nn.Module, Tensor]:
 
         def forward(self, x: Tensor) -> Tensor:
             total: Tensor = self.alphas[0] * x.mul(0.0) + self.alphas[1]
-            return torch.relu(total) + 0
+            return torch.tanh(torch.relu(total) + 0)
 
     return Example(), torch.ones(1, 2)

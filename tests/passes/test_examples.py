@@ -21,6 +21,7 @@ PREREQUISITES = {
     "float-modules": (DetectMixedOps(),),
     "share-prefixes": (DetectMixedOps(),),
     "combine-terms": (DetectMixedOps(),),
+    "drop-neutral": (DetectMixedOps(),),
     "fold-weights": (DetectMixedOps(),),
     "fold-scales": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
     "batch-kernels": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
