@@ -155,7 +155,7 @@ def test_mixed_sums_of_unlike_terms_are_added_plainly(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("toponas_fx.ops.mixed_sums.weighted_sum", never)
     x, weight = torch.randn(2, 3), torch.tensor(0.5)
-    assert torch.equal(ops.mixed_sum([x, 1.0], [weight, weight], (0, 0)), x * weight + weight)
+    assert torch.equal(ops.mixed_sum([x, 1.0], [weight, weight.double()], (0, 0)), x * weight + weight)
     assert torch.equal(ops.mixed_sum([x, x[:1]], [1.0, weight], (0, 0)), x + x[:1] * weight)
     assert ops.mixed_sum([x, x.double()], [1.0, 1.0], (0, 0)).dtype == torch.float64
     assert torch.equal(ops.mixed_sum([x, x], [weight.double(), 1.0], (0, 0)), x * weight + x)

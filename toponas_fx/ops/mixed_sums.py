@@ -107,4 +107,4 @@ class _ZerosOf(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return torch.zeros_like(grad)
+        return zeros_of(grad)
