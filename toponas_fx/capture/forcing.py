@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from toponas_fx.errors import CaptureError
 
@@ -206,21 +207,29 @@ class RecordedChoice:
         return int, (self.value,)
 
 
-def _telling(name: str) -> None:
-    of_int = getattr(int, name)
+def numbers_in(value: Any) -> Any:
+    """Return what is given, with numbers in the places of choices, all of which are used so."""
+    return pytree.tree_map_only(RecordedChoice, RecordedChoice.used, value)
 
+
+def _telling(name: str, function: Callable[..., Any]) -> None:
     def use(self: RecordedChoice, *others: Any) -> Any:
-        return of_int(self.used(), *(other.used() if type(other) is RecordedChoice else other for other in others))
+        return function(*numbers_in((self, *others)))
 
     setattr(RecordedChoice, name, use)
 
 
-for _name in ("eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "int", "index", "float", "repr", "str", "format"):
-    _telling(f"__{_name}__")
+def _telling_reflected(name: str, function: Callable[..., Any]) -> None:
+    _telling(name, lambda number, other: function(other, number))
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    _telling(f"__{_name}__", getattr(operator, _name))
 for _name in "add sub mul floordiv mod truediv lshift rshift and or xor divmod pow".split():
-    _telling(f"__{_name}__")
-    _telling(f"__r{_name}__")
-for _name in ("neg", "pos", "abs", "invert", "trunc", "floor", "ceil", "round"):
-    _telling(f"__{_name}__")
+    _function: Any = {"divmod": divmod, "pow": pow}.get(_name) or getattr(operator, f"__{_name}__")
+    _telling(f"__{_name}__", _function)
+    _telling_reflected(f"__r{_name}__", _function)
+for _name in "hash bool int index float repr str format neg pos abs invert trunc floor ceil round".split():
+    _telling(f"__{_name}__", getattr(int, f"__{_name}__"))
 for _name in ("bit_length", "conjugate"):
-    _telling(_name)
+    _telling(_name, getattr(int, _name))

@@ -22,7 +22,7 @@ from toponas_fx.capture.choice_reads import ChoiceReads
 from toponas_fx.capture.data_sizes import has_size_of_data, leaves_of
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
-from toponas_fx.capture.forcing import Forcing, RecordedChoice
+from toponas_fx.capture.forcing import Forcing, RecordedChoice, numbers_in
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
@@ -134,7 +134,7 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one torch call and write it down."""
-        kwargs = kwargs or {}
+        args, kwargs = numbers_in((args, kwargs or {})) if self._forcing is not None else (args, kwargs or {})
         name = name_of(func)
         self.looks_at_grad_mode |= self.is_watching and name in GRAD_MODE
         if not self.is_watching or (name in METADATA and name != "__len__"):
