@@ -112,11 +112,11 @@ class AttributeReads:
 
     def _choose_integers(self, leaves: list[Any]) -> None:
         """Put the integers that a forced run is given in the places of those of the call."""
-        given = None if self._forcing is None else self._forcing.given
-        if given is not None:
+        forcing = self._forcing
+        if forcing is not None and forcing.given is not None:
             places = [index for index, leaf in enumerate(leaves) if type(leaf) is int]
-            for index, value in zip(places, given, strict=True):
-                leaves[index] = RecordedChoice(value)
+            for index, value in zip(places, forcing.given, strict=True):
+                leaves[index] = value if forcing.is_plain else RecordedChoice(value)
 
     def give_number(self, name: str, number: RecordedFloat) -> None:
         """Make the placeholder of a number that forward is given."""

@@ -45,7 +45,7 @@ class ChoiceReads:
             return [self.read_choice(forcing, self._element(tensor, i), item) for i, item in enumerate(value)]
         root, decided = forcing.root(node) or (node, value)
         self.saw_choice(root, decided)
-        if type(value) is not int or node.target in _PLAIN:
+        if type(value) is not int or node.target in _PLAIN or forcing.is_plain:
             return value
         return RecordedChoice(value, lambda: self.saw_choice(root, decided))
 

@@ -34,13 +34,16 @@ class Forcing:
         round: where draws differ within the run, which of their digits tells how; together, the runs of all turns
             take each candidate everywhere, and those of all rounds tell any two draws apart. None where they are alike.
         given: the integers among forward's arguments, where these are choices.
+        is_plain: whether Python gets plain integers, whose uses are not seen.
         sizes: how many candidates the draws had that were seen.
         count: how many indices were drawn.
     """
 
-    def __init__(self, turn: int, round: int | None = None, given: Sequence[int] | None = None) -> None:
-        """Set turn and round, and the integers that forward is given."""
-        self.turn, self.round, self.given = turn, round, given
+    def __init__(
+        self, turn: int, round: int | None = None, given: Sequence[int] | None = None, *, is_plain: bool = False
+    ) -> None:
+        """Set turn and round, the integers that forward is given, and whether they are plain."""
+        self.turn, self.round, self.given, self.is_plain = turn, round, given, is_plain
         self.sizes: set[int] = set()
         self.count = 0
         self._nodes: set[fx.Node] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from torch import fx
@@ -15,6 +16,7 @@ from toponas_fx.capture.path_sections import (
     inputs_of,
     is_decision,
     is_same_but_sizes,
+    is_same_call,
 )
 from toponas_fx.ops import choices
 
@@ -50,6 +52,24 @@ def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     if next(own, None) is not None:
         raise UnlikePathsError(_REASON)
     return found
+
+
+def is_same_run(graph: fx.Graph, other: fx.Graph) -> bool:
+    """Tell whether two recorded runs compute the same, whatever they saw of choices."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node, own in zip_longest(_computing(graph), _computing(other)):
+        if node is None or own is None or not is_same_call(node, own):
+            return False
+        if [found.get(value) for value in inputs_of(node)] != inputs_of(own):
+            return False
+        found[node] = own
+    return True
+
+
+def _computing(graph: fx.Graph) -> list[fx.Node]:
+    """Return the nodes but for decisions and the integers that these alone read."""
+    nodes = [node for node in graph.nodes if not is_decision(node)]
+    return [node for node in nodes if node.op != "placeholder" or not all(map(is_decision, node.users))]
 
 
 def _arm(site: Site, decision: fx.Node | None, values: Iterator[Any], found: dict[fx.Node, fx.Node]) -> int:

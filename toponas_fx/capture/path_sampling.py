@@ -24,7 +24,7 @@ from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.forcing import INDICES, MOST, Forcing, index_of, rounds_for
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_merging import merge_paths
-from toponas_fx.capture.path_replay import replay
+from toponas_fx.capture.path_replay import is_same_run, replay
 from toponas_fx.capture.path_sections import Merged, UnlikePathsError
 from toponas_fx.capture.small_batches import (
     FIRST,
@@ -175,6 +175,9 @@ class _Paths:
         if not 1 < count <= MOST:
             raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
         runs += [self._run(first, Forcing(t, None, _given(sizes, t, None)), self.numbers) for t in range(1, count)]
+        plain = self._run(first, Forcing(0, None, _given(sizes, 0, None), is_plain=True), self.numbers)
+        if not is_same_run(runs[0].graph, plain.graph):
+            raise UnlikePathsError("forward asks what type an integer is that was drawn or given")
         merged = merge_paths([found.graph for found in runs])
         for found in runs:
             replay(merged, found.graph)
