@@ -7,6 +7,7 @@ and it is computed by the first that does; without it, a node always runs.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ from toponas_fx.ops import choices
 
 LAZY = "lazy"
 """The home of a value that arms of several choices read: computed once, by the first of them that runs."""
+
+_TAKING = (operator.getitem, "select", "unbind", "squeeze", "long", "view", "reshape")
+"""Calls that take an element of a draw."""
 
 
 def home(node: fx.Node) -> Any:
@@ -66,6 +70,33 @@ def chosen_by(select: fx.Node) -> list[fx.Node]:
     """Return the nodes that say which arm is taken."""
     choice: Any = select.args[0]
     return [choice] if isinstance(choice, fx.Node) else list(choice)
+
+
+def values_of_inputs(graph: fx.Graph) -> tuple[frozenset[Any] | None, ...]:
+    """Return which values each input may have that alone decides a choice; None for other inputs."""
+    found: dict[fx.Node, frozenset[Any]] = {}
+    for select in selects(graph):
+        values: Any = select.args[1]
+        if isinstance(select.args[0], fx.Node):
+            found[select.args[0]] = frozenset(values)
+    return tuple(found.get(node) for node in graph.nodes if node.op == "placeholder")
+
+
+def may_fail(select: fx.Node) -> bool:
+    """Tell whether a choice may be none of its values.
+
+    The recorded runs had each index that a draw may give; a program looks at integers that are inputs before it runs.
+    """
+    choice: Any = select.args[0]
+    values: Any = select.args[1]
+    if not isinstance(choice, fx.Node):
+        return True
+    if set(values) == {False, True} and all(type(value) is bool for value in values):
+        return False
+    while choice.target in _TAKING and isinstance(choice.args[0], fx.Node):
+        choice = choice.args[0]
+    name = choice.target if isinstance(choice.target, str) else getattr(choice.target, "__name__", "")
+    return choice.op != "placeholder" and name not in (*choices.INDICES, choices.randbelow.__name__)
 
 
 def why_astray(graph: fx.Graph) -> tuple[fx.Node, str] | None:

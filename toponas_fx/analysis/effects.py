@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from toponas_fx import ops
+from toponas_fx.analysis import arms
 from toponas_fx.ir import known_facts
 from toponas_fx.ops import choices
 from toponas_fx.ops.stacked_norm import stacked_norm
@@ -116,9 +117,14 @@ def is_counting_function(node: fx.Node) -> bool:
     return node.op == "call_function" and name in _COUNTING and not _counts_nothing(node)
 
 
+def is_guard(node: fx.Node) -> bool:
+    """Tell whether a node may end a run: it reads from data what the recorded runs read otherwise."""
+    return node.target is ops.guard or (node.target is choices.select and arms.may_fail(node))
+
+
 def guards_lead(graph: fx.Graph) -> bool:
     """Tell whether a run that fails a guard has written nothing by then but what it made, and drawn numbers."""
-    guards = [node for node in graph.nodes if node.target is ops.guard]
+    guards = [node for node in graph.nodes if is_guard(node)]
     held: set[Any] = set()
     for node in graph.nodes:
         if not guards or node > guards[-1]:

@@ -71,7 +71,7 @@ class ChoiceReads:
         with Pause(self):  # type: ignore[arg-type]
             node = self._values.annotate(self._values.graph.call_function(choices.randbelow, (n,)), None, ())
         value = forcing.draw(n)
-        return value if n == 1 else RecordedChoice(value, lambda: self.saw_choice(node, value))
+        return value if n == 1 or forcing.is_plain else RecordedChoice(value, lambda: self.saw_choice(node, value))
 
     def _element(self, tensor: Any, index: int) -> fx.Node:
         return self._values.annotate(self._values.graph.call_function(operator.getitem, (tensor, index)), None, ())

@@ -17,13 +17,12 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from toponas_fx.errors import CaptureError
+from toponas_fx.ops.choices import INDICES
 
 MOST = 16
 """Candidates of one choice, at most: each is a recorded run of its own."""
 MOST_DRAWS = 2000
 """Draws of one run, at most: a loop that draws until it has what it wants may never have it when it is told what."""
-INDICES = ("argmax", "argmin", "max", "min", "multinomial", "randint", "gumbel_softmax")
-"""Names of functions whose result is one candidate of several, or tells which."""
 
 
 class Forcing:

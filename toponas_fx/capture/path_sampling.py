@@ -21,7 +21,7 @@ from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture import Capture, capture
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_like
 from toponas_fx.capture.fingerprint import Fingerprint
-from toponas_fx.capture.forcing import INDICES, MOST, Forcing, index_of, rounds_for
+from toponas_fx.capture.forcing import MOST, Forcing, index_of, rounds_for
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_merging import merge_paths
 from toponas_fx.capture.path_replay import is_same_run, replay
@@ -40,6 +40,7 @@ from toponas_fx.capture.small_batches import (
 )
 from toponas_fx.errors import CaptureError, ForeignDrawError
 from toponas_fx.module_tree.isolation import restored_generators
+from toponas_fx.ops.choices import INDICES
 from toponas_fx.progress import step
 
 FURTHER_TURNS = (0, 1)

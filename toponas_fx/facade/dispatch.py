@@ -91,6 +91,8 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
     tree = state.tree(model)
     for program in state.programs:
         if program.accepts(call) and program.first_change(tree, call.numbers) is None and program.norms_agree(tree):
+            if not program.takes(call):
+                return  # no path that was recorded: what the user wrote says what it is
             state.used(program)
             state.refusals.in_turn.clear()
             yield program

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from toponas_fx.errors import GuardFailure
 
+INDICES = ("argmax", "argmin", "max", "min", "multinomial", "randint", "gumbel_softmax")
+"""Names of functions whose result is one candidate of several, or tells which."""
+
 
 def decide(choice: Any, value: int | bool) -> None:
     """Mark where a recorded run goes one of several ways; paths are merged there, and no program calls it.

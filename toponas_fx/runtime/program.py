@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
-from toponas_fx.analysis.effects import guards_lead
+from toponas_fx.analysis.arms import values_of_inputs
+from toponas_fx.analysis.effects import guards_lead, is_guard
 from toponas_fx.capture import Capture
 from toponas_fx.capture.expressions import Given, Source
 from toponas_fx.capture.fingerprint import Fingerprint
@@ -125,6 +126,7 @@ class Program:
         was_reused: True once it ran in a later call than the one it was made for.
         has_guards: True where the graph itself checks answers read from data.
         draws_in_python: True where it draws from Python's generator.
+        values: of each input that is a choice, those that it may have; None for other inputs.
         guards_lead: True where a run that fails one has written nothing by then.
         has_writes: True where it writes to memory that existed before.
     """
@@ -152,6 +154,7 @@ class Program:
     has_writes: bool = field(init=False)
     guards_lead: bool = field(init=False)
     draws_in_python: bool = field(init=False)
+    values: tuple[frozenset[Any] | None, ...] = field(init=False)
 
     def __post_init__(self, captured: Capture, call: Call) -> None:
         """Compile what was captured of a call."""
@@ -175,7 +178,8 @@ class Program:
         self.run = recomputing.keeping_inputs(forward) if keeps_inputs else forward
         self.draws_in_python = any(node.target is choices.randbelow for node in self.graph.nodes)
         self.guards_lead = guards_lead(self.graph)
-        self.has_guards = any(node.target is ops.guard for node in self.graph.nodes)
+        self.has_guards = any(map(is_guard, self.graph.nodes))
+        self.values = values_of_inputs(self.graph)
         self.has_writes = any(node.meta.get("mutates") for node in self.graph.nodes)
         copies = (node for node in self.graph.nodes if node.target is ops.copy_statistics)
         self.equal_norms = tuple(tuple(str(norm.target) for norm in (n.args[1], *n.args[2])) for n in copies)
@@ -194,6 +198,13 @@ class Program:
                 return False
             self.keys.add((call.key, held))  # found faster from now on
         return True
+
+    def takes(self, call: Call) -> bool:
+        """Tell whether the recorded runs had the integers that a call gives."""
+        if not self.chooses:
+            return True
+        known = zip(call.integers, self.values[-len(call.integers) :], strict=True)
+        return all(values is None or value in values for value, values in known)
 
     def inputs(self, call: Call) -> tuple[Any, ...]:
         """Return what to run it with."""
