@@ -16,9 +16,6 @@ def net(forward, count=2, **parts):
     return Net(forward, alphas=nn.Parameter(torch.linspace(0.3, 0.7, count)), **parts)
 
 
-# -- additions of 0 ----------------------------------------------------------------------------------------------------
-
-
 def cell(self, x):
     return torch.tanh(sum([torch.relu(x), torch.sigmoid(x)]))
 
@@ -155,9 +152,6 @@ def test_keeps_additions_across_a_switch_of_grad_mode():
         return torch.tanh(total) * first
 
     check_keeps(DropNeutral(), net(forward), X, "it reaches across a switch of grad mode")
-
-
-# -- zeros that stay ---------------------------------------------------------------------------------------------------
 
 
 def alone(self, x):
