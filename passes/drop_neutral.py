@@ -216,7 +216,7 @@ def _added_to(node: fx.Node) -> fx.Node | None:
 
 
 def _why_kept(memory: Memory, node: fx.Node, value: fx.Node, leaving: set[Any]) -> str | None:
-    if not (memory.is_steady(node) and memory.is_steady(value)):
+    if not memory.is_steady(node):
         return "its memory, or what it reads, is written in place"
     if node.meta.get("storage") in leaving or value.meta.get("storage") in leaving or not value.op.startswith("call_"):
         return "the sum and what it is of may both be returned, or belong to the caller"

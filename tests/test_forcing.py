@@ -45,7 +45,7 @@ def test_each_value_of_each_choice_occurs_in_each_round(count: int, size: int) -
 
 
 def test_fewer_rounds_would_not_do() -> None:
-    for count, size in ((3, 2), (8, 3), (26, 3), (24, 5)):
+    for count, size in ((3, 2), (5, 2), (10, 3), (27, 3), (26, 5)):
         rounds = range(rounds_for(count, {size}) - 1)
         pairs = itertools.combinations(range(1, count + 1), 2)
         assert any(all(index_of(0, of, a, size) == index_of(0, of, b, size) for of in rounds) for a, b in pairs)
@@ -93,6 +93,8 @@ def test_a_draw_is_the_turns(kind: str) -> None:
 OTHERS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "soft": ("gumbel_softmax", (W,), {}),
     "the largest value": ("max", (W,), {}),
+    "the largest of integers": ("max", (torch.arange(3),), {}),
+    "the larger of two integers": ("max", (torch.arange(3), torch.arange(3)), {}),
     "the larger of two": ("max", (W, 1 - W), {}),
     "an index of one": ("argmax", (W[:, :1], -1), {}),
     "one of one": ("randint", (1, (2,)), {}),

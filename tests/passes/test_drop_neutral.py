@@ -253,6 +253,10 @@ def unweighted(self, x):
     return torch.cat([x, x.mul(0.0) + self.alphas[1]])
 
 
+def weighted_by_a_number(self, x):
+    return self.alphas[0] * torch.tanh(x) + self.alphas[1] * torch.sigmoid(x) + x.mul(0.0)
+
+
 def filled(self, x):
     zero = x.mul(0.0)
     zero[0].add_(1)
@@ -267,7 +271,7 @@ def promoted(self, x):
     return torch.cat([x, self.alphas[0] * (x.long() * 0.0) + self.alphas[1]])
 
 
-@pytest.mark.parametrize("forward", [broadcast, made, unweighted, filled, of_two, promoted])
+@pytest.mark.parametrize("forward", [broadcast, made, unweighted, weighted_by_a_number, filled, of_two, promoted])
 def test_keeps_zeros_that_are_no_weighted_product_with_0_of_their_shape(forward):
     assert check_keeps(DropNeutral(), net(forward), X, prerequisites=FIRST) == []
 

@@ -154,7 +154,7 @@ def index_of(turn: int, round: int | None, number: int, size: int) -> int:
 def rounds_for(count: int, sizes: Collection[int]) -> int:
     """Return how many rounds tell any two of a number of choices apart."""
     found, fewest = 1, min(sizes)
-    while fewest**found <= count:
+    while fewest**found < count:
         found += 1
     return found
 
