@@ -179,6 +179,7 @@ class _Merger:
         target: Any = ops.guard if is_decision(node) else node.target
         new = self.merged.graph.create_node(node.op, target, args, kwargs, name=node.name)
         new.meta.update(node.meta)
+        new.meta["origin"] = (new.name,)  # each run has names of its own
         new.meta["decides"] = is_decision(node)
         self._memory.note(new, runs, nodes)
         for run, own in zip(runs, nodes, strict=True):

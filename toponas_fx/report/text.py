@@ -220,7 +220,7 @@ def _held(key: str, value: str) -> str:
     if key == "of":
         return re.sub(r"(?<=\d) ", _HELD, value)
     if key in ("before", "after"):
-        return re.sub(r"(?<=[^;]) (?![+=-] |[uvstabcd] =)", _HELD, value)
+        return re.sub(r"(?<=[^;]) (?![+=|-] |[uvstabcd] =)", _HELD, value)
     return value
 
 
