@@ -53,8 +53,10 @@ def edges_of(gm: fx.GraphModule, topology: nx.MultiDiGraph) -> tuple[Edge, ...]:
         zeros = frozenset(i for i, group in enumerate(groups) if is_zero(mixture.terms[group[-1]]))
         edge = Edge((mixture.node.name, mixture.edge), parts[0][0], places, weights, tensors, zeros, "")
         reader = EdgeReader.of(gm, edge, nodes, values)
-        is_drawn = isinstance(mixture, Draw)
-        text = written_draw(mixture, reader) if is_drawn else written(reader.sum_of(mixture), len(groups))
+        if isinstance(mixture, Draw):
+            text = written_draw(mixture, reader)
+        else:
+            text = written(reader.sum_of(mixture), len(groups))
         found.append(replace(edge, before=text))
     return tuple(found)
 

@@ -224,7 +224,9 @@ class _Writer:
         """Write a weight; nothing for 1."""
         sign = "-" if weight.number < 0 else ""
         number = "" if abs(weight.number) == 1 else f"{abs(weight.number):g}"
-        letter = {"W": "W" if self.is_one_group else f"W{subscript(weight.who)}", "1": "", "own": "", "?": "…"}.get(weight.kind)
+        letter = {"W": "W" if self.is_one_group else f"W{subscript(weight.who)}", "1": "", "own": "", "?": "…"}.get(
+            weight.kind
+        )
         if weight.kind in ("+w", "+p"):
             letter = f"({self._over(weight.who)} {weight.kind[1]}ᵢ)"
         letter = weight.kind + subscript(weight.who) if letter is None else letter

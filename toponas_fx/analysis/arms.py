@@ -7,6 +7,8 @@ and it is computed by the first that does; without it, a node always runs.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -66,6 +68,36 @@ def chosen_by(select: fx.Node) -> list[fx.Node]:
     """Return the nodes that say which arm is taken."""
     choice: Any = select.args[0]
     return [choice] if isinstance(choice, fx.Node) else list(choice)
+
+
+def chances(graph: fx.Graph) -> dict[fx.Node, float]:
+    """Return how often nodes run in a step on average, where all arms of a choice are equally likely.
+
+    Args:
+        graph: the graph.
+
+    Returns:
+        A number from 0 to 1 for each node of an arm, and for each that is computed lazily; no other runs sometimes.
+    """
+    counts: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.target is choices.select:
+            counts[node.meta["site"]] = len(node.args[1])
+        elif home(node) not in (None, LAZY):
+            site, arm = home(node)
+            counts[site] = max(counts.get(site, 0), arm + 1)
+    found: dict[fx.Node, float] = {}
+    arms: dict[fx.Node, frozenset[Any]] = {}
+    for node in reversed(graph.nodes):
+        if home(node) == LAZY:
+            lazy = (user for user in node.users if home(user) == LAZY)
+            arms[node] = frozenset(readers(node)).difference((LAZY, None)).union(*map(arms.__getitem__, lazy))
+        elif home(node) is not None:
+            arms[node] = frozenset((home(node),))
+        if node in arms:
+            taken = Counter(site for site, _ in arms[node])
+            found[node] = 1 - math.prod(1 - number / counts[site] for site, number in taken.items())
+    return found
 
 
 def why_astray(graph: fx.Graph) -> tuple[fx.Node, str] | None:

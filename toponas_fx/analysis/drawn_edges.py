@@ -125,7 +125,7 @@ def _arm(value: Any) -> Arm:
 
 def _summands(value: Any, factors: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Yield what an arm adds up, each with its factors; what other places compute is not taken apart."""
-    inner = [] if not isinstance(value, fx.Node) or home(value) in (None, LAZY) else list(value.args)
+    inner: list[Any] = [] if not isinstance(value, fx.Node) or home(value) in (None, LAZY) else list(value.args)
     is_plain = len(inner) == 2 and not value.kwargs
     if is_mixed_sum(value):
         for term, weight in zip(inner[0], inner[1], strict=True):

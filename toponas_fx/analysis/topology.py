@@ -43,10 +43,11 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     number within the sum), ``position`` (of the term), ``nodes`` (the fx nodes between, in order, the term last),
     ``ops`` (a label for each of them; ``("identity",)`` for the value itself, ``("zero",)`` for a term that is always
     zero), ``name`` (in the field's words, ``sep_conv_3x3``, or the user's own), ``modules`` (paths of the modules
-    called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from), ``drawn`` (whether a
-    step runs one of the candidates alone: then they end in the ``select`` that takes it, and ``position`` is the place
-    among what may be drawn). An edge of ``kind="plain"`` connects a value with one that is computed from it otherwise;
-    ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows, counts them.
+    called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from). Where a step computes
+    one of the candidates alone, they lead to the ``select`` that takes it and have ``drawn=True``; ``position`` is
+    the place among those that may be taken. An edge of ``kind="plain"`` connects a value with one that is computed
+    from it otherwise; ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows,
+    counts them.
     """
     found = list(edges(gm.graph))
     flow = _Flow(gm.graph, found)
@@ -61,8 +62,9 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
             text = _weight_text(_folded_weight(term) or weight)
             place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text, "name": name}
             start = _add_value(graph, gm, source)
-            is_drawn = isinstance(mixture, Draw)
-            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain), drawn=is_drawn)
+            if isinstance(mixture, Draw):
+                place["drawn"] = True
+            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
     graph.graph["name"] = _name(found)
     return graph

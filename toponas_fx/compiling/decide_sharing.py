@@ -18,13 +18,13 @@ from torch import fx, nn
 
 from toponas_fx.analysis.algebra import ARITHMETIC, edges_of, with_results
 from toponas_fx.analysis.costs import Costs, graph_costs
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.drawn_edges import drawn_edges
 from toponas_fx.analysis.topology import build_topology
 from toponas_fx.capture import Capture
 from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.report.building import build_report, unused_notes
+from toponas_fx.report.building import ONE_AT_A_TIME, build_report, unused_notes
 from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.runtime.inspection import at_work
@@ -60,7 +60,8 @@ def detection(fast: Any, state: State, captured: Capture) -> Observer:
         if isinstance(pass_, DetectMixedOps):
             state.topology = build_topology(gm)
             state.edges = edges_of(gm, state.topology)
-            state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
+            state.notes = unused_notes(fast, captured.entered, gm) if state.edges else []
+            state.notes += [ONE_AT_A_TIME] if any(drawn_edges(gm.graph)) else []
         if id(pass_) in ends:
             state.edges = with_results(gm, state.edges)
 

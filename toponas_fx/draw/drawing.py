@@ -99,7 +99,7 @@ class Term:
 
 @dataclass(frozen=True)
 class EdgeCosts:
-    """What the operations of one edge cost; those that several edges share count at each.
+    """What the operations of one edge cost, on average over uniform draws; those that several share count at each.
 
     Attributes:
         convolutions: convolutions.
@@ -107,8 +107,8 @@ class EdgeCosts:
         flops: floating point operations of one forward pass at the batch of the example; None where not known.
     """
 
-    convolutions: int
-    norms: int
+    convolutions: float
+    norms: float
     flops: int | None
 
 
@@ -208,8 +208,8 @@ class PassStep:
     about: str
     promise: str
     changes: int
-    before: tuple[int, int, int]
-    after: tuple[int, int, int]
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
