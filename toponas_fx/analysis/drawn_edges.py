@@ -76,8 +76,15 @@ def edges(graph: fx.Graph) -> Iterator[Mixture]:
     """Yield the edges of a graph: its mixtures, but for those that are a part of a candidate, and those that draw."""
     found = [mixture for mixture in mixtures(graph) if home(mixture.node) is None]
     drawn = list(drawn_edges(graph))
-    order = {node: place for place, node in enumerate(graph.nodes)} if drawn else {}
-    yield from sorted([*found, *drawn], key=lambda edge: order[edge.node]) if drawn else found
+    if not drawn:
+        yield from found
+        return
+    images: dict[fx.Node, int] = {}
+    for place, node in enumerate(graph.nodes):
+        if node.op == "placeholder" or any(value in images for value in node.all_input_nodes):
+            images[node] = place
+    found = [mixture for mixture in found if mixture.node in images]  # how a choice is drawn is no edge
+    yield from sorted([*found, *drawn], key=lambda edge: images.get(edge.node, -1))
 
 
 def is_draw(node: Any) -> bool:

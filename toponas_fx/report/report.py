@@ -121,8 +121,8 @@ class Report:
         candidates = sum(len(edge.candidates) for edge in self.mixtures)
         counts = f"{count(len(self.mixtures), 'edge')}, {count(candidates, 'candidate operation')}"
         drawn = sum(edge.drawn for edge in self.mixtures)
-        some = "" if drawn == len(self.mixtures) else f" of {count(drawn, 'edge')}"
-        taken = f", a step computes one an edge{some}" if drawn else ""
+        where = "each edge" if drawn == len(self.mixtures) else count(drawn, "edge")
+        taken = f", one a step on {where}" if drawn else ""
         return f"{self.model}, mode {self.mode}: {counts}{taken}"
 
     def _summary(self) -> Summary:
