@@ -2,18 +2,20 @@
 
 In a graph all arms of a choice stand before the ``select`` that takes one of their values, as if all were computed, so
 that passes see plain graphs. ``meta["arm"]`` of a node is the arm that it is of, ``LAZY`` where several arms read it
-and it is computed by the first that does; without it, a node always runs.
+and it is computed by the first that does; without it, a node always runs. ``meta["candidates"]`` of a ``select`` has the
+path of the module that each arm's candidate is.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import fx
 
+from toponas_fx.analysis.module_paths import common_path, place_of
 from toponas_fx.ops import choices
 
 LAZY = "lazy"
@@ -68,6 +70,13 @@ def chosen_by(select: fx.Node) -> list[fx.Node]:
     """Return the nodes that say which arm is taken."""
     choice: Any = select.args[0]
     return [choice] if isinstance(choice, fx.Node) else list(choice)
+
+
+def candidate_paths(arms: Sequence[Sequence[fx.Node]]) -> tuple[str, ...]:
+    """Return where the candidate of each arm of a choice is in the model; empty where that cannot be told."""
+    places = [list(map(place_of, nodes)) for nodes in arms]
+    around = common_path(path for own in places for path in own)
+    return tuple(common_path(path for path in own if path != around) for own in places)
 
 
 def chances(graph: fx.Graph) -> dict[fx.Node, float]:

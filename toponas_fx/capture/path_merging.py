@@ -16,6 +16,7 @@ from typing import Any
 from torch import fx
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import candidate_paths
 from toponas_fx.capture.path_sections import (
     Merged,
     Run,
@@ -196,6 +197,7 @@ class _Merger:
         if not slot:
             node.meta.pop("type", None)
         node.meta["origin"], node.meta["mutates"], node.meta["site"] = (node.name,), (), self._sites
+        node.meta["candidates"] = candidate_paths(site.arms)
         self._memory.join(node, [arm for arm in arms if arm is not None])
         site.selects.append(node)
         return node
