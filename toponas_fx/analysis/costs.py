@@ -80,16 +80,16 @@ def graph_costs(gm: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> C
             families[family] += chance.get(node, 1)
         parameters.update(known[key][1] if key in known else {})
     return Costs(
-        convolutions=_average(families[CONVOLUTIONS]),
-        norms=_average(families[NORMS]),
-        activations=_average(families[ACTIVATIONS]),
-        poolings=_average(families[POOLINGS]),
-        nodes=_average(sum(chance.get(node, 1) for node in counted if node.op not in ("placeholder", "output"))),
+        convolutions=average(families[CONVOLUTIONS]),
+        norms=average(families[NORMS]),
+        activations=average(families[ACTIVATIONS]),
+        poolings=average(families[POOLINGS]),
+        nodes=average(sum(chance.get(node, 1) for node in counted if node.op not in ("placeholder", "output"))),
         parameters=sum(parameter.numel() for parameter in parameters.values()),
     )
 
 
-def _average(number: float) -> float:
+def average(number: float) -> float:
     """Round an average; a count is what it is."""
     rounded = round(number, 1)
     return int(rounded) if rounded == int(rounded) else rounded

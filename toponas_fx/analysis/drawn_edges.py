@@ -103,6 +103,14 @@ def draw_of(select: fx.Node) -> Draw:
     return Draw(select, 0, tuple(range(len(values))), tuple(map(_arm, values)))
 
 
+def sum_of(select: fx.Node) -> fx.Node:
+    """Return the sum that what was drawn is a summand of, or itself where anything else reads it."""
+    total = select
+    while len(total.users) == 1 and next(iter(total.users)).target in ADDITIONS:
+        total = next(iter(total.users))
+    return total
+
+
 def is_number(value: Any) -> bool:
     """Tell whether a value is a number, or a tensor of one element: a weight, no image."""
     if not isinstance(value, fx.Node):

@@ -18,7 +18,7 @@ from torch import fx
 from toponas_fx import ops
 from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import candidate_names, is_zero
-from toponas_fx.analysis.drawn_edges import Draw, edges, is_draw, is_edge_end, is_number
+from toponas_fx.analysis.drawn_edges import Draw, edges, is_draw, is_edge_end, is_number, sum_of
 from toponas_fx.analysis.labels import label_of
 from toponas_fx.analysis.mixed_ops import Mixture
 from toponas_fx.analysis.module_paths import common_path, is_under, place_of
@@ -37,7 +37,7 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
 
     Graph nodes are the results of mixed sums and the values that their candidates start from, keyed by the name of
     the fx node (``"inputs"`` where candidates start from several inputs, ``"constant"`` where from none), with the
-    attributes ``type``, such as ``f32[2,4,8,8]``, and ``op``.
+    attributes ``type``, such as ``f32[2,4,8,8]``, and ``op``; what is drawn has ``sum`` too, where it is added up.
 
     An edge of ``kind="candidate"`` leads from the value that a candidate reads to its mixed sum: ``mixture`` (the edge
     number within the sum), ``position`` (of the term), ``nodes`` (the fx nodes between, in order, the term last),
@@ -65,6 +65,8 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
             if isinstance(mixture, Draw):
                 place["drawn"] = True
             graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
+        if isinstance(mixture, Draw):
+            graph.nodes[mixture.node.name]["sum"] = _add_value(graph, gm, sum_of(mixture.node))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
     graph.graph["name"] = _name(found)
     return graph

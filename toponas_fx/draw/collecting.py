@@ -48,7 +48,7 @@ def collect(fast: Any) -> Drawing:
         return _Collector(view, topology, terms, look(view)).drawing(costs)
 
 
-def _costs(report: Report) -> Iterator[tuple[str, int, int]]:
+def _costs(report: Report) -> Iterator[tuple[str, float, float]]:
     for name, title in _COSTS.items():
         before, after = getattr(report.before, name), getattr(report.after, name)
         if before is not None and after is not None:
@@ -72,7 +72,7 @@ class _Collector:
         order = {node.name: place for place, node in enumerate(view.graph.nodes)}
         self._order = {name: order.get(name, -1) for name in topology}
 
-    def drawing(self, costs: tuple[tuple[str, int, int], ...]) -> Drawing:
+    def drawing(self, costs: tuple[tuple[str, float, float], ...]) -> Drawing:
         """Return all of it."""
         members: dict[str, list[Key]] = {}
         for key in self._ends.ends:
@@ -80,8 +80,9 @@ class _Collector:
         cells = [self._cell(path, keys) for path, keys in members.items()]
         ordered, links = self._in_order(cells)
         notes = [*self._report.notes, self._live.note] if self._live.note else self._report.notes
-        passes = tuple(_passes(self._view))
-        return Drawing(self._report.model, self._report.mode, costs, passes, ordered, links, tuple(notes))
+        passes, told = tuple(_passes(self._view)), tuple(notes)
+        model, mode, caption = self._report.model, self._report.mode, self._report.caption
+        return Drawing(model, mode, costs, passes, ordered, links, told, caption=caption)
 
     def _path(self, key: Key, parts: Group) -> str:
         """Return where an edge is: at the modules that it calls, else where its sum is computed."""
@@ -167,6 +168,7 @@ class _Collector:
             (report.before, report.after),
             self._live.costs.get(key),
             self._terms.costs(key),
+            report.drawn,
         )
 
     def _candidates(self, key: Key, terms: tuple[Term, ...]) -> tuple[Candidate, ...]:
