@@ -2,8 +2,8 @@
 
 In a graph all arms of a choice stand before the ``select`` that takes one of their values, as if all were computed, so
 that passes see plain graphs. ``meta["arm"]`` of a node is the arm that it is of, ``LAZY`` where several arms read it
-and it is computed by the first that does; without it, a node always runs. ``meta["candidates"]`` of a ``select`` has the
-path of the module that each arm's candidate is.
+and it is computed by the first that does; without it, a node always runs. ``meta["candidates"]`` of a ``select`` has
+the path of the module that each arm's candidate is.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class Inspection(fx.GraphModule):
 
     @_Method
     def print_readable(self, print_output: bool = True, *args: Any, **kwargs: Any) -> str:
-        """Print the code, each part below the line of the user's that it stems from, and below it the arms of choices."""
+        """Print the code, each part below the line of the user's that it stems from; at the end the arms of choices."""
         for node in self.graph.nodes:
             file, _, line = str(node.meta.get("where", "")).rpartition(":")
             if file and "stack_trace" not in node.meta:
@@ -167,7 +167,8 @@ class Inspection(fx.GraphModule):
         for name, part in outlined_parts(graph):
             code = fx.GraphModule.print_readable(at_work(self._toponas_model, part), False, *args, **kwargs)
             text += "\n" + as_function(code.partition("\n")[2], name)
-        text = text.replace(OUTLINED, "").replace("No stacktrace found for following nodes", "Of no line of forward's: made by passes")
+        text = text.replace("No stacktrace found for following nodes", "Of no line of forward's: made by passes")
+        text = text.replace(OUTLINED, "")
         if print_output:
             print(text)
         return text

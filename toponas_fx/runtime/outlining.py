@@ -147,8 +147,8 @@ def _named(site: int, select: fx.Node, parts: Sequence[fx.Graph]) -> Switch:
     """Return what runs one of some parts, named after where the candidates are in the model."""
     paths: Sequence[str] = select.meta.get("candidates", ("",) * len(parts))
     name, *titles = (f"choice_{site}{_suffix(path)}" for path in (common_path(filter(None, paths)), *paths))
-    told = [title if titles.count(title) == 1 and title != name else f"{name}_arm_{i}" for i, title in enumerate(titles)]
-    return Switch(name, parts, told)
+    own = [title if titles.count(title) == 1 and title != name else f"{name}_arm_{i}" for i, title in enumerate(titles)]
+    return Switch(name, parts, own)
 
 
 def _suffix(path: str) -> str:
