@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +112,57 @@ def test_a_choice_may_have_many_candidates() -> None:
     assert len(kind.candidates) == 9
     assert kind.candidates[-1] == "conv_1x1"
     assert ", i=4,5,8 | " in kind.before
+
+
+class Given(Chain):
+    """The loop says which candidates run, as integers."""
+
+    def forward(self, x: Tensor, *taken: int) -> Tensor:
+        for (_, ops), k in zip(self.each(), taken, strict=True):
+            x = ops[k](x)
+        return self.head(x)
+
+
+def test_the_report_follows_when_integers_turn_out_to_be_choices() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = toponas_fx.simplify(Given(), (images(), 2, 0, 1))
+        assert not any(edge.drawn for edge in fast.report.edges)
+        for taken in ((0, 1, 2), (1, 2, 0), (2, 1, 1)):
+            fast(images(), *taken)
+    (kind,) = fast.report.kinds
+    assert (kind.candidates, kind.drawn, len(kind.edges)) == (FEW, True, 3)
+    assert fast.report.before.convolutions == 1
+    assert fast.report.notes == (ONE_AT_A_TIME,)
+    assert [edge.name for edge in fast.report.edges] == [f"edges.{k}.ops" for k in range(3)]
+
+
+class Settable(Chain):
+    """Draws its candidates until the loop sets them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, index = sample(self.alphas, self.tau)
+        for number, ops in self.each():
+            k = index[number].item() if self.taken is None else self.taken
+            x = ops[k](x) * weights[number, k]
+        return self.head(x)
+
+
+def test_a_later_capture_of_one_path_leaves_the_report_and_the_picture(tmp_path: Path) -> None:
+    fast = simplified(Settable())
+    before = fast.report
+    fast.taken = 2
+    fast(images())
+    assert len(fast._toponas.programs) > 1
+    assert fast.report == before
+    page = toponas_fx.draw(fast, tmp_path / "page.html").read_text()
+    assert ">one of 3</text>" in page
+    assert "nothing left" not in page
+    assert "forward takes another path now" in page
 
 
 # -- forms -------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from toponas_fx.module_tree.isolation import in_mode
 from toponas_fx.report.report import CandidateReport, Report
 from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import flatten
-from toponas_fx.runtime.inspection import Inspection, inspection
+from toponas_fx.runtime.inspection import Inspection, at_work, inspection
 
 _COSTS = {
     "convolutions": "convolutions",
@@ -41,11 +41,21 @@ def collect(fast: Any) -> Drawing:
         reason = next(iter(report.notes), _NOTHING)
         return Drawing(report.model, report.mode, costs, notes=report.notes[1:], reason=reason)
     with in_mode(view._toponas_model, training=True):
+        view = _of_all_paths(view)
         try:
             terms = Terms(view, groups_of(parts_of(topology), view._toponas.edges))
         except ToponasError as absent:
             return Drawing(report.model, report.mode, costs, notes=report.notes, reason=str(absent))
         return _Collector(view, topology, terms, look(view)).drawing(costs)
+
+
+def _of_all_paths(view: Inspection) -> Inspection:
+    """Return a view of the program that has all that may be drawn; the last that ran may be another."""
+    wanted = {edge.key[0] for edge in view.report.mixtures if edge.drawn}
+    for program in view._toponas.programs if wanted else ():
+        if program.fixed[2] and wanted <= {node.name for node in program.graph.nodes}:
+            return at_work(view._toponas_model, program.graph)
+    return view
 
 
 def _costs(report: Report) -> Iterator[tuple[str, float, float]]:

@@ -26,6 +26,8 @@ ONE_AT_A_TIME = (
     "is alive at a time"
 )
 """What to say of edges that draw."""
+UNREAD = "forward as captured does not read"
+"""How the note begins on parameters that no run reads so far."""
 
 
 def build_report(
