@@ -18,7 +18,8 @@ from sampled.gates import DSNAS
 from sampled.parts import Chain, sample
 from sampled.readings import IndexOfAList, Member, TensorIndexes, TwoChoicesInOne
 from sampled.shown import FEW, gdas, images, simplified
-from sampled.structures import SharedStates, UnlikeChannels
+from sampled.structures import SharedStates
+from sampled.unlike import UnlikeChannels
 from toponas_fx.command.cli import main
 from toponas_fx.report.building import ONE_AT_A_TIME
 from toponas_fx.report.text import PER_STEP

@@ -88,8 +88,8 @@ def edges(graph: fx.Graph) -> Iterator[Mixture]:
 
 
 def is_draw(node: Any) -> bool:
-    """Tell whether a value is taken of the arms of a choice."""
-    return isinstance(node, fx.Node) and node.target is choices.select
+    """Tell whether a value is taken of the arms of a choice; some choices only tell what runs."""
+    return isinstance(node, fx.Node) and node.target is choices.select and "type" in node.meta
 
 
 def is_edge_end(node: Any) -> bool:
