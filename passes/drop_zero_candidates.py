@@ -93,7 +93,9 @@ class DropZeroCandidates(Pass):
                 lone += [i] if _reads_alone(gm, terms[i], gone) else []
                 gone |= set() if i in lone else {terms[i]}
             if zeros and not real:
-                refusals.append(Refusal((node, terms[zeros[0]]), "all its candidates are zero; one gives the shape"))
+                if home(node) is None:  # an arm of a choice is one candidate, which may well be zero
+                    reason = "all its candidates are zero; one gives the shape"
+                    refusals.append(Refusal((node, terms[zeros[0]]), reason))
                 lone = lone or zeros[:1]
             elif lone:
                 refusals.append(Refusal((node, terms[lone[0]]), "nothing else reads what the zero is made from"))

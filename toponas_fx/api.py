@@ -24,6 +24,7 @@ from toponas_fx.facade.assembly import assemble
 from toponas_fx.facade.notes import note_on_names, note_on_writes
 from toponas_fx.facade.unmixed import why_unmixed
 from toponas_fx.facade.unused_parameters import note_on_unread
+from toponas_fx.ir.serialization import dump_graph
 from toponas_fx.module_tree.copying import copy_tree
 from toponas_fx.module_tree.isolation import collector_off
 from toponas_fx.options import checked_passes
@@ -140,7 +141,7 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
         else:
             raw, after = None, before
         reasons = dict.fromkeys(fast._toponas.as_written.values())
-        if first is not None and first.has_mixtures is False:
+        if first is not None and first.has_mixtures is False and not fast._toponas.edges:
             fast._toponas.notes = [why_unmixed(inspection(fast), first.entered)]
             warnings.warn(f"{type(model).__name__}: {fast._toponas.notes[0]}", stacklevel=3)
         notes = [f"runs as its user wrote it: {reason}" for reason in reasons]
@@ -211,11 +212,13 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
     if recorded.is_whole:
         state.batch_decides.add(call.fixed)
     raw = graph_costs(at_work(fast, captured.graph))
+    paths = dump_graph(captured.graph) if fast.training and selects(captured.graph) else None
     observe = detection(fast, state, captured) if fast.training else None
     program, records = build_program(fast, recorded, call, state.passes, observe)
     if program is None:
         return None, []
     state.programs.append(program)
+    state.paths = (paths, program) if paths is not None else state.paths
     if recorded.evaluation is not None:
         evaluation = Call.of(*inputs, training=False)
         state.programs.append(program.for_evaluation(evaluation, recorded.evaluation.guards, any_batch=True))

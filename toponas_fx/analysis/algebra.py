@@ -17,8 +17,10 @@ from torch import fx
 
 from toponas_fx.analysis.algebra_text import Expression, Weight, written
 from toponas_fx.analysis.candidate_names import candidate_terms, is_zero
+from toponas_fx.analysis.drawn_algebra import written_draw
+from toponas_fx.analysis.drawn_edges import Draw, draw_of, edges, is_draw
 from toponas_fx.analysis.edge_reader import Edge, EdgeReader
-from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum, mixtures
+from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum
 
 __all__ = ["ARITHMETIC", "Edge", "edges_of", "with_results"]
 
@@ -41,7 +43,7 @@ def edges_of(gm: fx.GraphModule, topology: nx.MultiDiGraph) -> tuple[Edge, ...]:
     }
     values = set(topology)
     found: list[Edge] = []
-    for mixture in mixtures(gm.graph):
+    for mixture in edges(gm.graph):
         parts = [known[mixture.node.name, mixture.edge, position] for position in mixture.positions]
         chains = [chain for _, chain in parts]
         groups = candidate_terms(mixture, chains)
@@ -50,22 +52,26 @@ def edges_of(gm: fx.GraphModule, topology: nx.MultiDiGraph) -> tuple[Edge, ...]:
         places = tuple(tuple(mixture.positions[i] for i in group) for group in groups)
         zeros = frozenset(i for i, group in enumerate(groups) if is_zero(mixture.terms[group[-1]]))
         edge = Edge((mixture.node.name, mixture.edge), parts[0][0], places, weights, tensors, zeros, "")
-        total = EdgeReader.of(gm, edge, nodes, values).sum_of(mixture)
-        found.append(replace(edge, before=written(total, len(groups))))
+        reader = EdgeReader.of(gm, edge, nodes, values)
+        if isinstance(mixture, Draw):
+            text = written_draw(mixture, reader)
+        else:
+            text = written(reader.sum_of(mixture), len(groups))
+        found.append(replace(edge, before=text))
     return tuple(found)
 
 
-def with_results(gm: fx.GraphModule, edges: Sequence[Edge]) -> tuple[Edge, ...]:
+def with_results(gm: fx.GraphModule, known: Sequence[Edge]) -> tuple[Edge, ...]:
     """Add the algebra that each edge came to; an ellipsis for what the graph has no more in the edge's own sum.
 
     Args:
         gm: the model as the passes left it.
-        edges: what ``edges_of`` returned before them.
+        known: what ``edges_of`` returned before them.
     """
     nodes = {name: node for node in gm.graph.nodes for name in (node.name, *node.meta.get("stands_for", ()))}
-    values = {name for edge in edges for name in (edge.key[0], edge.source)}
-    siblings = Counter(edge.key[0] for edge in edges)
-    return tuple(replace(edge, after=_after(gm, edge, nodes, values, siblings[edge.key[0]] == 1)) for edge in edges)
+    values = {name for edge in known for name in (edge.key[0], edge.source)}
+    siblings = Counter(edge.key[0] for edge in known)
+    return tuple(replace(edge, after=_after(gm, edge, nodes, values, siblings[edge.key[0]] == 1)) for edge in known)
 
 
 def _after(gm: fx.GraphModule, edge: Edge, nodes: dict[str, fx.Node], values: set[str], is_alone: bool) -> str:
@@ -73,6 +79,8 @@ def _after(gm: fx.GraphModule, edge: Edge, nodes: dict[str, fx.Node], values: se
     if node is None or not (is_alone or is_mixed_sum(node)):
         return "…"
     reader = EdgeReader.of(gm, edge, nodes, values)
+    if is_draw(node):
+        return written_draw(draw_of(node), reader)
     if is_mixed_sum(node):
         total = reader.sum_of(_numbered(node, edge.key[1]))
     else:

@@ -30,8 +30,8 @@ class Weight:
 
     Attributes:
         kind: ``"w"`` the architecture weight of a candidate, ``"p"`` its share of those that meet in one operation,
-            ``"W"`` the group weight of those, ``"+w"`` and ``"+p"`` a sum of several, ``"1"`` a number, ``"?"``
-            anything else.
+            ``"W"`` the group weight of those, ``"+w"`` and ``"+p"`` a sum of several, ``"1"`` a number, ``"own"`` none,
+            of a candidate all the same, ``"?"`` anything else.
         who: the candidates that it is computed from, counted from 1.
         number: a constant factor.
     """
@@ -43,7 +43,9 @@ class Weight:
 
 @dataclass(eq=False)
 class Expression:
-    """A leaf (no arguments), an operation on its arguments, a product (named ``·``) or a weighted sum (named ``+``).
+    """A leaf (no arguments), an operation on its arguments, a product (named ``·``), a weighted sum (named ``+``).
+
+    One of several weighted terms, of which a step computes one, is named ``|``.
 
     Attributes:
         name: what it is called.
@@ -101,6 +103,10 @@ def written(total: Expression, count: int) -> str:
 
 def subscript(who: Iterable[int]) -> str:
     """Write the numbers of candidates: ``₄``, ``₅,₆``, ``₁₋₃``."""
+    return _numbers(who).translate(_SUBSCRIPTS)
+
+
+def _numbers(who: Iterable[int]) -> str:
     runs: list[list[int]] = []
     for number in sorted(who):
         if runs and runs[-1][-1] == number - 1:
@@ -108,7 +114,7 @@ def subscript(who: Iterable[int]) -> str:
         else:
             runs.append([number])
     texts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
-    return ",".join(texts).translate(_SUBSCRIPTS)
+    return ",".join(texts)
 
 
 @dataclass
@@ -133,7 +139,7 @@ class _Writer:
 
     def line(self, total: Expression) -> str:
         """Write a sum, and behind it what it names."""
-        texts = [self._sum(total, "", 0)]
+        texts = [self._alternatives(total) if total.name == "|" else self._sum(total, "", 0)]
         left = {name: f"{name} = {self._call(part, '', 1)}" for part, name in self.names.items()}
         for text in texts:
             found = [name for name in left if re.search(rf"(?<!\w){name}(?!\w)", text)]
@@ -168,6 +174,15 @@ class _Writer:
         texts = [self._group(group, mark, depth) for group in self._alike(part)]
         return " + ".join(texts).replace("+ -", "- ") or "0"
 
+    def _alternatives(self, part: Expression) -> str:
+        """Write what may be drawn: ``w₁·x | wᵢ·BNᵢ(convᵢ(relu x)), i=2-4``."""
+        texts = []
+        for group in self._alike(part):
+            who = frozenset[int]().union(*(weight.who for weight, _ in group))
+            told = f", i={_numbers(who)}" if 1 < len(group) < self.count else ""
+            texts.append(self._group(group, "", 0).replace(f"{self._over(who)} ", "", 1) + told)
+        return " | ".join(texts)
+
     def _factor(self, part: Expression, mark: str, depth: int) -> str:
         text = self._text(part, mark, depth)
         return f"({text})" if " + " in text and part.name == "+" and part not in self.names else text
@@ -176,7 +191,7 @@ class _Writer:
         """Return the terms of a sum, those together that differ only in whose they are."""
         groups: dict[Any, list[tuple[Weight, Expression]]] = {}
         for place, (weight, term) in enumerate(zip(part.weights, part.args, strict=True)):
-            is_single = weight.kind in ("w", "p") and len(weight.who) == 1 and weight.number == 1
+            is_single = weight.kind in ("w", "p", "own") and len(weight.who) == 1 and weight.number == 1
             key = (weight.kind, *self._skeleton(term)) if is_single and term.name != "+" else place
             is_repeated = any(weight.who == other.who for other, _ in groups.get(key, ()))
             groups.setdefault(place if is_repeated else key, []).append((weight, term))
@@ -199,7 +214,8 @@ class _Writer:
         outer, self.common = self.common, set.intersection(*(set(term.parts()) for _, term in group))
         text = self._factor(term, "ᵢ", depth)
         self.common = outer
-        return f"{self._over(who)} {weight.kind}ᵢ·{text}"
+        factor = "" if weight.kind == "own" else f"{weight.kind}ᵢ·"
+        return f"{self._over(who)} {factor}{text}"
 
     def _over(self, who: frozenset[int]) -> str:
         return "Σ" if len(who) == self.count else f"Σ{subscript(who)}"
@@ -208,7 +224,9 @@ class _Writer:
         """Write a weight; nothing for 1."""
         sign = "-" if weight.number < 0 else ""
         number = "" if abs(weight.number) == 1 else f"{abs(weight.number):g}"
-        letter = {"W": "W" if self.is_one_group else f"W{subscript(weight.who)}", "1": "", "?": "…"}.get(weight.kind)
+        letter = {"W": "W" if self.is_one_group else f"W{subscript(weight.who)}", "1": "", "own": "", "?": "…"}.get(
+            weight.kind
+        )
         if weight.kind in ("+w", "+p"):
             letter = f"({self._over(weight.who)} {weight.kind[1]}ᵢ)"
         letter = weight.kind + subscript(weight.who) if letter is None else letter

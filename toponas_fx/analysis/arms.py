@@ -2,17 +2,21 @@
 
 In a graph all arms of a choice stand before the ``select`` that takes one of their values, as if all were computed, so
 that passes see plain graphs. ``meta["arm"]`` of a node is the arm that it is of, ``LAZY`` where several arms read it
-and it is computed by the first that does; without it, a node always runs.
+and it is computed by the first that does; without it, a node always runs. ``meta["candidates"]`` of a ``select`` has
+the path of the module that each arm's candidate is.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import fx
 
+from toponas_fx.analysis.module_paths import common_path, place_of
 from toponas_fx.ops import choices
 
 LAZY = "lazy"
@@ -97,6 +101,43 @@ def may_fail(select: fx.Node) -> bool:
         choice = choice.args[0]
     name = choice.target if isinstance(choice.target, str) else getattr(choice.target, "__name__", "")
     return choice.op != "placeholder" and name not in (*choices.INDICES, choices.randbelow.__name__)
+
+
+def candidate_paths(arms: Sequence[Sequence[fx.Node]]) -> tuple[str, ...]:
+    """Return where the candidate of each arm of a choice is in the model; empty where that cannot be told."""
+    places = [list(map(place_of, nodes)) for nodes in arms]
+    around = common_path(path for own in places for path in own)
+    return tuple(common_path(path for path in own if path != around) for own in places)
+
+
+def chances(graph: fx.Graph) -> dict[fx.Node, float]:
+    """Return how often nodes run in a step on average, where all arms of a choice are equally likely.
+
+    Args:
+        graph: the graph.
+
+    Returns:
+        A number from 0 to 1 for each node of an arm, and for each that is computed lazily; no other runs sometimes.
+    """
+    counts: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.target is choices.select:
+            counts[node.meta["site"]] = len(node.args[1])
+        elif home(node) not in (None, LAZY):
+            site, arm = home(node)
+            counts[site] = max(counts.get(site, 0), arm + 1)
+    found: dict[fx.Node, float] = {}
+    arms: dict[fx.Node, frozenset[Any]] = {}
+    for node in reversed(graph.nodes):
+        if home(node) == LAZY:
+            lazy = (user for user in node.users if home(user) == LAZY)
+            arms[node] = frozenset(readers(node)).difference((LAZY, None)).union(*map(arms.__getitem__, lazy))
+        elif home(node) is not None:
+            arms[node] = frozenset((home(node),))
+        if node in arms:
+            taken = Counter(site for site, _ in arms[node])
+            found[node] = 1 - math.prod(1 - number / counts[site] for site, number in taken.items())
+    return found
 
 
 def why_astray(graph: fx.Graph) -> tuple[fx.Node, str] | None:

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from toponas_fx import ops
+from toponas_fx.analysis.drawn_edges import Draw
 from toponas_fx.analysis.labels import label_of
 from toponas_fx.analysis.mixed_ops import Mixture
 from toponas_fx.analysis.module_paths import common_path, place_of
@@ -49,8 +51,10 @@ def candidate_names(gm: fx.GraphModule, mixture: Mixture, chains: Sequence[Seque
 def candidate_terms(mixture: Mixture, chains: Sequence[Sequence[fx.Node]]) -> list[tuple[int, ...]]:
     """Return the terms of each candidate, by place: one, or a skip and the block that it goes around.
 
-    ``w * (x + f(x))`` is a sum of two terms with one weight, and one candidate.
+    ``w * (x + f(x))`` is a sum of two terms with one weight, and one candidate. What may be drawn is a candidate each.
     """
+    if isinstance(mixture, Draw):
+        return [(place,) for place in range(len(mixture.positions))]
     by_weight: dict[Any, list[int]] = {}
     for place, weight in enumerate(mixture.weights):
         by_weight.setdefault(_key(weight) if isinstance(weight, fx.Node) else place, []).append(place)
@@ -84,7 +88,7 @@ def is_zero(term: Any) -> bool:
 
 
 def _structural(gm: fx.GraphModule, term: Any, chain: Sequence[fx.Node]) -> str:
-    if is_zero(term):
+    if is_zero(term) or getattr(term, "target", None) is ops.zeros_of:
         return NONE
     if not isinstance(term, fx.Node):
         return f"constant {term:g}"

@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import flop_counter
 
+from toponas_fx.analysis.arms import chances
 from toponas_fx.analysis.families import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -32,7 +33,7 @@ from toponas_fx.ir import known_facts
 
 @dataclass(frozen=True)
 class Costs:
-    """What one graph costs.
+    """What one graph costs; on average over uniform draws where it runs one of several candidates.
 
     Attributes:
         convolutions: Convolutions and transposed convolutions, as modules or functions.
@@ -45,11 +46,11 @@ class Costs:
         saved_bytes: Bytes that one forward pass keeps for the backward pass, or None where they were not measured.
     """
 
-    convolutions: int
-    norms: int
-    activations: int
-    poolings: int
-    nodes: int
+    convolutions: float
+    norms: float
+    activations: float
+    poolings: float
+    nodes: float
     parameters: int
     flops: int | None = None
     saved_bytes: int | None = None
@@ -59,28 +60,39 @@ def graph_costs(gm: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> C
     """Count the operations of a graph, or of some of its nodes, and the parameters that it reads, without running it.
 
     A module that is called as one node counts with all the modules it consists of. A list or dict that the graph reads
-    counts with all its parameters. ``flops`` and ``saved_bytes`` stay None.
+    counts with all its parameters. What runs only where a choice takes it counts as often as that happens on average
+    over uniform draws, its parameters whole. ``flops`` and ``saved_bytes`` stay None.
     """
-    families: list[Family] = []
+    chance = chances(gm.graph)
+    families: dict[Family, float] = dict.fromkeys(FAMILIES, 0)
     parameters: dict[int, nn.Parameter] = {}
     known, counted = known_facts.by_target(graph_costs, gm), list(gm.graph.nodes if nodes is None else nodes)
     for node in counted:
-        if node.op not in ("call_module", "get_attr"):
-            families += _families_of(gm, node)
-            continue
         key = node.op, node.target
-        if key not in known:
-            known[key] = _families_of(gm, node), {id(parameter): parameter for parameter in _parameters_of(gm, node)}
-        families += known[key][0]
-        parameters.update(known[key][1])
+        if node.op not in ("call_module", "get_attr"):
+            own = _families_of(gm, node)
+        elif key in known:
+            own = known[key][0]
+        else:
+            own = _families_of(gm, node)
+            known[key] = own, {id(parameter): parameter for parameter in _parameters_of(gm, node)}
+        for family in own:
+            families[family] += chance.get(node, 1)
+        parameters.update(known[key][1] if key in known else {})
     return Costs(
-        convolutions=families.count(CONVOLUTIONS),
-        norms=families.count(NORMS),
-        activations=families.count(ACTIVATIONS),
-        poolings=families.count(POOLINGS),
-        nodes=sum(node.op not in ("placeholder", "output") for node in counted),
+        convolutions=average(families[CONVOLUTIONS]),
+        norms=average(families[NORMS]),
+        activations=average(families[ACTIVATIONS]),
+        poolings=average(families[POOLINGS]),
+        nodes=average(sum(chance.get(node, 1) for node in counted if node.op not in ("placeholder", "output"))),
         parameters=sum(parameter.numel() for parameter in parameters.values()),
     )
+
+
+def average(number: float) -> float:
+    """Round an average; a count is what it is."""
+    rounded = round(number, 1)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def flops(call: Callable[..., Any], *inputs: Any) -> int:

@@ -20,8 +20,8 @@ from toponas_fx.ops.average_pooling import avg_pool2d, scaled_avg_pool2d
 from toponas_fx.ops.stacked_norm import stacked_norm
 
 _NO_ACTIVATIONS = ("multiheadattention", "softmax", "softmax2d", "softmin", "logsoftmax")
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 _SLICES = (operator.getitem, "select", "narrow")
 _COPIES = ("contiguous", "clone", "detach", torch.clone, torch.detach)
 
@@ -79,7 +79,7 @@ def layer_of(gm: fx.GraphModule, node: fx.Node) -> Layer:
         return Layer("avg_pool", "avg_pool2d", sizes=_sizes(next(a for a in node.args[1:] if isinstance(a, tuple))))
     if target in (ops.scaled_norm, stacked_norm):
         return Layer("norm", name)
-    for kind, targets in (("add", _ADDITIONS), ("product", _PRODUCTS), ("slice", _SLICES), ("identity", _COPIES)):
+    for kind, targets in (("add", ADDITIONS), ("product", PRODUCTS), ("slice", _SLICES), ("identity", _COPIES)):
         if target in targets:
             return Layer(kind, name)
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("kernel_size", ())

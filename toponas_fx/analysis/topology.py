@@ -1,6 +1,7 @@
 """The topology of a supernet: a multigraph whose nodes are values and whose edges are candidates.
 
-An analysis over the normal form: it reads ``mixed_sum`` nodes, before or after the other rewrites, and changes nothing.
+An analysis over the normal form: it reads ``mixed_sum`` nodes, and the ``select`` nodes of models that draw a path,
+before or after the other rewrites, and changes nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import torch
 from torch import fx
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import candidate_names, is_zero
+from toponas_fx.analysis.drawn_edges import Draw, edges, is_draw, is_edge_end, is_number, sum_of
 from toponas_fx.analysis.labels import label_of
-from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum, mixtures
+from toponas_fx.analysis.mixed_ops import Mixture
 from toponas_fx.analysis.module_paths import common_path, is_under, place_of
 from toponas_fx.ops import layouts
 from toponas_fx.ops.average_pooling import scaled_avg_pool2d
@@ -34,34 +37,48 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
 
     Graph nodes are the results of mixed sums and the values that their candidates start from, keyed by the name of
     the fx node (``"inputs"`` where candidates start from several inputs, ``"constant"`` where from none), with the
-    attributes ``type``, such as ``f32[2,4,8,8]``, and ``op``.
+    attributes ``type``, such as ``f32[2,4,8,8]``, and ``op``; what is drawn has ``sum`` too, where it is added up.
 
     An edge of ``kind="candidate"`` leads from the value that a candidate reads to its mixed sum: ``mixture`` (the edge
     number within the sum), ``position`` (of the term), ``nodes`` (the fx nodes between, in order, the term last),
     ``ops`` (a label for each of them; ``("identity",)`` for the value itself, ``("zero",)`` for a term that is always
     zero), ``name`` (in the field's words, ``sep_conv_3x3``, or the user's own), ``modules`` (paths of the modules
-    called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from). An edge of
-    ``kind="plain"`` connects a value with one that is computed from it otherwise;
-    ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows, counts them.
+    called), ``weight`` (a short text), ``origins`` (the captured nodes that it was made from). Where a step computes
+    one of the candidates alone, they lead to the ``select`` that takes it and have ``drawn=True``; ``position`` is
+    the place among those that may be taken. An edge of ``kind="plain"`` connects a value with one that is computed
+    from it otherwise; ``between`` is the number of fx nodes in between. The graph's ``name``, which ``print`` shows,
+    counts them.
     """
-    found = list(mixtures(gm.graph))
+    found = list(edges(gm.graph))
     flow = _Flow(gm.graph, found)
     sources = _find_sources(flow, found)
     graph = nx.MultiDiGraph()
     for mixture, source in zip(found, sources, strict=True):
         _add_value(graph, gm, mixture.node)
-        chains = [flow.between(source, term) for term in mixture.terms]
+        chains = [_chain(flow, mixture, source, term) for term in mixture.terms]
         names = candidate_names(gm, mixture, chains)
         parts = zip(mixture.positions, mixture.terms, mixture.weights, chains, names, strict=True)
         for position, term, weight, chain, name in parts:
             text = _weight_text(_folded_weight(term) or weight)
             place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text, "name": name}
             start = _add_value(graph, gm, source)
+            if isinstance(mixture, Draw):
+                place["drawn"] = True
             graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
+        if isinstance(mixture, Draw):
+            graph.nodes[mixture.node.name]["sum"] = _add_value(graph, gm, sum_of(mixture.node))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
-    candidates = sum(len(mixture.positions) for mixture in found)
-    graph.graph["name"] = f"{len(found)} mixed operations of {candidates} terms"
+    graph.graph["name"] = _name(found)
     return graph
+
+
+def _name(found: list[Mixture]) -> str:
+    drawn = [edge for edge in found if isinstance(edge, Draw)]
+    mixed = [edge for edge in found if not isinstance(edge, Draw)]
+    terms, candidates = (sum(len(edge.positions) for edge in own) for own in (mixed, drawn))
+    texts = [f"{len(mixed)} mixed operations of {terms} terms"] if mixed or not drawn else []
+    texts += [f"{len(drawn)} edges that draw one of {candidates} candidates"] if drawn else []
+    return ", ".join(texts)
 
 
 class _Flow:
@@ -82,6 +99,8 @@ class _Flow:
             for mixture in own.get(node, ()):
                 self.order[node, mixture.edge] = self.order[node] - 0.5
                 self._add((node, mixture.edge), mixture.terms)
+                if isinstance(mixture, Draw):
+                    self._add((node, mixture.edge), (arm.value for arm in mixture.arms))
             self._add(node, [(node, mixture.edge) for mixture in own[node]] if node in own else _read_by(node))
         ends = [node for node, degree in self.data.out_degree if degree == 0 and node != _EXIT]
         self._add(_EXIT, ends)
@@ -107,9 +126,9 @@ class _Flow:
 
     def climb(self, value: Any, is_part: Callable[[fx.Node], bool]) -> Any:
         """Return the nearest dominator that is an input, a mixture or no part; none that has mixtures below it."""
-        while isinstance(value, fx.Node) and value.op != "placeholder" and not is_mixed_sum(value) and is_part(value):
+        while isinstance(value, fx.Node) and value.op != "placeholder" and not is_edge_end(value) and is_part(value):
             higher = self.above[value]
-            if higher == _INPUTS or any(is_mixed_sum(node) for node in self.between(higher, value)):
+            if higher == _INPUTS or any(is_edge_end(node) for node in self.between(higher, value)):
                 break
             value = higher
         return value
@@ -138,11 +157,19 @@ class _Flow:
         return seen
 
 
+def _chain(flow: _Flow, mixture: Mixture, source: Any, term: Any) -> list[fx.Node]:
+    """Return the nodes that compute a candidate; what runs whatever is drawn is no part of one."""
+    found = flow.between(source, term)
+    return [node for node in found if home(node) is not None] if isinstance(mixture, Draw) else found
+
+
 def _read_by(node: fx.Node) -> list[Any]:
     if node.op == "placeholder":
         return [_INPUTS]
     if node.target in _NO_DATA:
         return []
+    if home(node) is not None or is_draw(node):  # weights of candidates are no data
+        return [parent for parent in node.all_input_nodes if not is_number(parent)]
     return [parent for parent in node.all_input_nodes if parent.target is not layouts.takes_over]
 
 
@@ -154,10 +181,14 @@ def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
     """
     nearest = [_nearest_source(flow, mixture) for mixture in found]
     pairs = list(zip(found, nearest, strict=True))
-    scopes = {scope for mixture, source in pairs for scope in _candidate_scopes(flow, mixture, source)}
+    mixed = [(mixture, source) for mixture, source in pairs if not isinstance(mixture, Draw)]
+    scopes = {scope for mixture, source in mixed for scope in _candidate_scopes(flow, mixture, source)}
     sources: list[Any] = []
     for mixture, source in pairs:
-        outer = [scope for scope in scopes if not is_under(_home(mixture), scope)]
+        if isinstance(mixture, Draw):
+            sources.append(source)
+            continue
+        outer = [scope for scope in scopes if not is_under(_scope(mixture), scope)]
 
         def is_part(value: fx.Node, outer: list[str] = outer) -> bool:
             return any(is_under(place_of(value), scope) for scope in outer)
@@ -170,13 +201,15 @@ def _nearest_source(flow: _Flow, mixture: Mixture) -> Any:
     terms = dict.fromkeys(term for term in mixture.terms if term in flow.data)
     if not terms:
         return _CONSTANT
-    source, home = flow.common_dominator(terms), _home(mixture)
+    source, scope = flow.common_dominator(terms), _scope(mixture)
+    if isinstance(mixture, Draw):
+        return flow.climb(source, lambda value: home(value) is not None)
     if source not in terms:
         return source
-    others = {_branch(term, home) for term in terms if term is not source} - {""}
-    branches = {_branch(source, home)} if len(terms) == 1 else others
+    others = {_branch(term, scope) for term in terms if term is not source} - {""}
+    branches = {_branch(source, scope)} if len(terms) == 1 else others
     end = mixture.node, mixture.edge
-    return flow.climb(source, lambda value: _branch(value, home) in branches and flow.serves_only(value, end))
+    return flow.climb(source, lambda value: _branch(value, scope) in branches and flow.serves_only(value, end))
 
 
 def _candidate_scopes(flow: _Flow, mixture: Mixture, source: Any) -> list[str]:
@@ -185,18 +218,18 @@ def _candidate_scopes(flow: _Flow, mixture: Mixture, source: Any) -> list[str]:
     counts = Counter(node for chain in chains.values() for node in chain)
     owned = [[place_of(node) for node in chain if counts[node] == 1] for chain in chains.values()]
     scopes = [common_path(places) for places in owned if places]
-    inside = [scope for scope in scopes if scope != _home(mixture) and is_under(scope, _home(mixture))]
+    inside = [scope for scope in scopes if scope != _scope(mixture) and is_under(scope, _scope(mixture))]
     return [s for s in inside if sum(is_under(s, other) or is_under(other, s) for other in scopes) == 1]
 
 
-def _home(mixture: Mixture) -> str:
+def _scope(mixture: Mixture) -> str:
     return str(mixture.node.meta.get("scope", ""))
 
 
-def _branch(node: fx.Node, home: str) -> str:
-    """Return the first name below ``home`` on the way to where a node runs; empty where it runs elsewhere."""
+def _branch(node: fx.Node, scope: str) -> str:
+    """Return the first name below ``scope`` on the way to where a node runs; empty where it runs elsewhere."""
     place = place_of(node)
-    return place[len(home) :].lstrip(".").split(".")[0] if is_under(place, home) else ""
+    return place[len(scope) :].lstrip(".").split(".")[0] if is_under(place, scope) else ""
 
 
 def _add_value(graph: nx.MultiDiGraph, gm: fx.GraphModule, value: Any) -> str:
@@ -228,7 +261,7 @@ def _connect(graph: nx.MultiDiGraph, flow: _Flow, values: dict[str, fx.Node]) ->
             continue
         region = flow.upstream(value, known - {value})
         for start in sorted(region & known - {value}, key=flow.order.__getitem__):
-            if is_mixed_sum(value) and (not is_mixed_sum(start) or graph.has_edge(start.name, name)):
+            if is_edge_end(value) and (not is_edge_end(start) or graph.has_edge(start.name, name)):
                 continue
             inner = nx.descendants(flow.data.subgraph(region - known | {start}), start)
             between = sum(isinstance(node, fx.Node) for node in inner)
@@ -248,7 +281,7 @@ def _folded_weight(term: Any) -> Any:
 def _weight_text(weight: Any) -> str:
     """Write a weight as its user would: ``softmax[0][2]``."""
     if not isinstance(weight, fx.Node):
-        return f"{weight:g}"
+        return f"{weight:g}" if weight is not None else "…"
     if weight.op == "get_attr":
         return str(weight.target)
     if weight.target in RESHAPES:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import fx
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import candidate_paths
 from toponas_fx.capture.path_sections import (
     Merged,
     Run,
@@ -178,8 +179,7 @@ class _Merger:
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value)
         target: Any = ops.guard if is_decision(node) else node.target
         new = self.merged.graph.create_node(node.op, target, args, kwargs, name=node.name)
-        new.meta.update(node.meta)
-        new.meta["decides"] = is_decision(node)
+        new.meta.update({**node.meta, "origin": (new.name,), "decides": is_decision(node)})  # runs name alike
         self._memory.note(new, runs, nodes)
         for run, own in zip(runs, nodes, strict=True):
             run.known[own] = new
@@ -190,11 +190,10 @@ class _Merger:
         choice: Any = site.choices[0] if len(site.choices) == 1 else site.choices
         values = tuple(value[0] if len(value) == 1 else value for value in site.values)
         node = self.merged.graph.call_function(choices.select, (choice, values, arms))
-        first = slot[0].meta if slot else site.choices[0].meta
-        node.meta.update({key: first[key] for key in ("type", "grad", "scope", "where") if key in first})
-        if not slot:
-            node.meta.pop("type", None)
+        first, own = (slot[0].meta, ("type",)) if slot else (site.choices[0].meta, ())
+        node.meta.update({key: first[key] for key in (*own, "grad", "scope", "where") if key in first})
         node.meta["origin"], node.meta["mutates"], node.meta["site"] = (node.name,), (), self._sites
+        node.meta["candidates"] = candidate_paths(site.arms)
         self._memory.join(node, [arm for arm in arms if arm is not None])
         site.selects.append(node)
         return node

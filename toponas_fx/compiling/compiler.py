@@ -16,7 +16,7 @@ from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_sampling import record_call
 from toponas_fx.capture.small_batches import SECOND, Recording, capture_small
-from toponas_fx.compiling.decide_sharing import LateDecision, deciding, detection, may_decide
+from toponas_fx.compiling.decide_sharing import LateDecision, deciding, detection, may_decide, may_report
 from toponas_fx.compiling.fail_open import leave_out, run_open
 from toponas_fx.errors import CaptureError, PassError, PreconditionError, ToponasError
 from toponas_fx.module_tree.index import TreeIndex
@@ -152,13 +152,18 @@ def symbolic_numbers(state: State, call: Call, tree: TreeIndex) -> Numbers:
 
 
 def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program | None:
-    """Build a program for a later capture, the one that decides what is shared where none did before."""
-    if not may_decide(state.sharing, call):
+    """Build a program for a later capture; it may decide what is shared, or be reported, where none did before."""
+    is_sampled = bool(selects(recorded.capture.graph))
+    if not (may_report(state, call) if is_sampled else may_decide(state.sharing, call)):
         return build_program(fast, recorded, call, state.passes)[0]
     late = LateDecision.before(fast, recorded.capture)
     program, records = build_program(fast, recorded, call, state.passes, detection(fast, state, recorded.capture))
-    if program is not None and program.has_mixtures:
+    if program is not None and is_sampled:
+        late.report(program.graph, records)
+    elif program is not None and program.has_mixtures:
         late.hold(program.graph, records)
+    else:
+        late.forget()
     return program
 
 

@@ -18,13 +18,13 @@ from torch import fx, nn
 
 from toponas_fx.analysis.algebra import ARITHMETIC, edges_of, with_results
 from toponas_fx.analysis.costs import Costs, graph_costs
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.drawn_edges import drawn_edges
 from toponas_fx.analysis.topology import build_topology
 from toponas_fx.capture import Capture
 from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.passes import DetectMixedOps
-from toponas_fx.report.building import build_report, unused_notes
+from toponas_fx.report.building import ONE_AT_A_TIME, UNREAD, build_report, unused_notes
 from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.runtime.inspection import at_work
@@ -36,6 +36,13 @@ from toponas_fx.runtime.state import State
 def may_decide(sharing: Sharing, call: Call) -> bool:
     """Tell whether a capture for a call decides what is shared, should it find mixtures."""
     return not sharing.is_decided and bool(call.fixed[2])
+
+
+def may_report(state: State, call: Call) -> bool:
+    """Tell whether a capture of all paths is what the report should be on: none was, and it has no edge of its own."""
+    edges = () if state.report is None else state.report.mixtures
+    is_told = any(edge.drawn or len(edge.candidates) > 1 for edge in edges)
+    return bool(call.fixed[2]) and state.report is not None and not is_told
 
 
 @contextmanager
@@ -60,7 +67,8 @@ def detection(fast: Any, state: State, captured: Capture) -> Observer:
         if isinstance(pass_, DetectMixedOps):
             state.topology = build_topology(gm)
             state.edges = edges_of(gm, state.topology)
-            state.notes = unused_notes(fast, captured.entered, gm) if any(mixtures(gm.graph)) else []
+            state.notes = unused_notes(fast, captured.entered, gm) if state.edges else []
+            state.notes += [ONE_AT_A_TIME] if any(drawn_edges(gm.graph)) else []
         if id(pass_) in ends:
             state.edges = with_results(gm, state.edges)
 
@@ -84,16 +92,20 @@ class LateDecision:
         fast: the model.
         parameters: its parameters by name.
         costs: what the capture costs as the user wrote it.
+        shown: topology, edges and notes of what the report is on.
     """
 
     fast: Any
     parameters: dict[str, nn.Parameter]
     costs: Costs
+    shown: tuple[Any, tuple[Any, ...], list[str]]
 
     @classmethod
     def before(cls, fast: Any, captured: Capture) -> LateDecision:
         """Look at the model before the passes run."""
-        return cls(fast, dict(fast.named_parameters()), graph_costs(at_work(fast, captured.graph)))
+        state: State = fast._toponas
+        shown = state.topology, state.edges, state.notes
+        return cls(fast, dict(fast.named_parameters()), graph_costs(at_work(fast, captured.graph)), shown)
 
     def hold(self, graph: fx.Graph, records: list[PassRecord]) -> None:
         """Hold to what the passes decided: graphs from before do not, parameters leave, and the report is another."""
@@ -115,10 +127,26 @@ class LateDecision:
                 "all names"
             )
             warnings.warn(f"{name} {notes[-1]}", stacklevel=2)
-        found = state.topology or nx.MultiDiGraph()
+        self._report(graph, records, notes)
+
+    def report(self, graph: fx.Graph, records: list[PassRecord]) -> None:
+        """Let the report be on all paths, where it was on one of them."""
+        state: State = self.fast._toponas
+        *_, gone = self.shown
+        kept = [note for note in state.report.notes if note not in gone and not note.startswith(UNREAD)]
+        self._report(graph, records, [*kept, *state.notes])
+
+    def forget(self) -> None:
+        """Let the topology be that of what the report is on."""
+        state: State = self.fast._toponas
+        state.topology, state.edges, state.notes = self.shown
+
+    def _report(self, graph: fx.Graph, records: list[PassRecord], notes: list[str]) -> None:
+        state: State = self.fast._toponas
+        name, found = state.user_class.__name__, state.topology or nx.MultiDiGraph()
         after = graph_costs(at_work(self.fast, graph))
         state.report = build_report(name, state.mode, found, records, self.costs, after, notes, state.edges)
-        state.unmeasured = None
+        state.unmeasured = state.paths = None
 
     def _parameters_that_left(self) -> list[str]:
         """Return the names of the parameters of replaced modules; no zero_grad() would clear their gradients again."""

@@ -19,7 +19,7 @@ from toponas_fx.module_tree.isolation import in_mode
 from toponas_fx.report.report import CandidateReport, Report
 from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import flatten
-from toponas_fx.runtime.inspection import Inspection, inspection
+from toponas_fx.runtime.inspection import Inspection, at_work, inspection
 
 _COSTS = {
     "convolutions": "convolutions",
@@ -41,6 +41,7 @@ def collect(fast: Any) -> Drawing:
         reason = next(iter(report.notes), _NOTHING)
         return Drawing(report.model, report.mode, costs, notes=report.notes[1:], reason=reason)
     with in_mode(view._toponas_model, training=True):
+        view = _of_all_paths(view)
         try:
             terms = Terms(view, groups_of(parts_of(topology), view._toponas.edges))
         except ToponasError as absent:
@@ -48,7 +49,16 @@ def collect(fast: Any) -> Drawing:
         return _Collector(view, topology, terms, look(view)).drawing(costs)
 
 
-def _costs(report: Report) -> Iterator[tuple[str, int, int]]:
+def _of_all_paths(view: Inspection) -> Inspection:
+    """Return a view of the program that has all that may be drawn; the last that ran may be another."""
+    wanted = {edge.key[0] for edge in view.report.mixtures if edge.drawn}
+    for program in view._toponas.programs if wanted else ():
+        if program.fixed[2] and wanted <= {node.name for node in program.graph.nodes}:
+            return at_work(view._toponas_model, program.graph)
+    return view
+
+
+def _costs(report: Report) -> Iterator[tuple[str, float, float]]:
     for name, title in _COSTS.items():
         before, after = getattr(report.before, name), getattr(report.after, name)
         if before is not None and after is not None:
@@ -72,7 +82,7 @@ class _Collector:
         order = {node.name: place for place, node in enumerate(view.graph.nodes)}
         self._order = {name: order.get(name, -1) for name in topology}
 
-    def drawing(self, costs: tuple[tuple[str, int, int], ...]) -> Drawing:
+    def drawing(self, costs: tuple[tuple[str, float, float], ...]) -> Drawing:
         """Return all of it."""
         members: dict[str, list[Key]] = {}
         for key in self._ends.ends:
@@ -80,8 +90,9 @@ class _Collector:
         cells = [self._cell(path, keys) for path, keys in members.items()]
         ordered, links = self._in_order(cells)
         notes = [*self._report.notes, self._live.note] if self._live.note else self._report.notes
-        passes = tuple(_passes(self._view))
-        return Drawing(self._report.model, self._report.mode, costs, passes, ordered, links, tuple(notes))
+        passes, told = tuple(_passes(self._view)), tuple(notes)
+        model, mode, caption = self._report.model, self._report.mode, self._report.caption
+        return Drawing(model, mode, costs, passes, ordered, links, told, caption=caption)
 
     def _path(self, key: Key, parts: Group) -> str:
         """Return where an edge is: at the modules that it calls, else where its sum is computed."""
@@ -167,6 +178,7 @@ class _Collector:
             (report.before, report.after),
             self._live.costs.get(key),
             self._terms.costs(key),
+            report.drawn,
         )
 
     def _candidates(self, key: Key, terms: tuple[Term, ...]) -> tuple[Candidate, ...]:

@@ -16,6 +16,7 @@ FATES = {
     DROPPED: "dropped: always zero, or computed elsewhere",
 }
 """What may become of a candidate, in words."""
+ONE_A_STEP = "dashed: a step computes one of the candidates"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Term:
 
 @dataclass(frozen=True)
 class EdgeCosts:
-    """What the operations of one edge cost; those that several edges share count at each.
+    """What the operations of one edge cost, on average over uniform draws; those that several share count at each.
 
     Attributes:
         convolutions: convolutions.
@@ -107,14 +108,14 @@ class EdgeCosts:
         flops: floating point operations of one forward pass at the batch of the example; None where not known.
     """
 
-    convolutions: int
-    norms: int
+    convolutions: float
+    norms: float
     flops: int | None
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One edge of a cell: candidates that read one value, weighted and added up.
+    """One edge of a cell: candidates that read one value, weighted and added up, or one of them that is drawn.
 
     Attributes:
         key: which sum it ends in.
@@ -127,6 +128,7 @@ class Edge:
         algebra: what it computed and what it computes, as formulas, see ``toponas_fx.analysis.algebra``.
         before: costs as the user wrote it; None where not known.
         after: costs now.
+        drawn: whether a step computes one of its candidates alone.
     """
 
     key: Key
@@ -139,6 +141,12 @@ class Edge:
     algebra: tuple[str, str]
     before: EdgeCosts | None
     after: EdgeCosts | None
+    drawn: bool = False
+
+    @property
+    def how(self) -> str:
+        """What a step does with its candidates, where it does not compute them all; empty where it does."""
+        return f"one of {len(self.candidates)} a step" if self.drawn else ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,8 @@ class Cell:
     def written(self) -> tuple[Any, ...]:
         """What cells that are written alike have in common: everything but names, sizes and values."""
         edges = (
-            (edge.source, edge.target, tuple((part.name, part.ops) for part in edge.candidates)) for edge in self.edges
+            (edge.source, edge.target, edge.drawn, tuple((part.name, part.ops) for part in edge.candidates))
+            for edge in self.edges
         )
         return tuple((value.label, value.role) for value in self.values), self.plain, tuple(edges)
 
@@ -208,8 +217,8 @@ class PassStep:
     about: str
     promise: str
     changes: int
-    before: tuple[int, int, int]
-    after: tuple[int, int, int]
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -225,16 +234,23 @@ class Drawing:
         links: which cell reads which, by place.
         notes: sentences of the report, and of this drawing.
         reason: why there is nothing to draw; empty where there is.
+        caption: what the costs are of, where a step does not run all that is counted.
     """
 
     model: str
     mode: str
-    costs: tuple[tuple[str, int, int], ...]
+    costs: tuple[tuple[str, float, float], ...]
     passes: tuple[PassStep, ...] = ()
     cells: tuple[Cell, ...] = ()
     links: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""
+    caption: str = ""
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step computes one candidate alone on some edges."""
+        return any(edge.drawn for cell in self.cells for edge in cell.edges)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -1,7 +1,8 @@
 """Between which values an edge is drawn: those that a reader thinks of, where the code puts others in between.
 
 A part of a value's channels is drawn as the value. A sum that another edge only weights, as PC-DARTS
-weights the sums of partial channels, is drawn as that edge.
+weights the sums of partial channels, is drawn as that edge. What a step takes of several candidates is drawn as the sum
+that it goes into.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def drawn_ends(
         while target in outer:
             around[key] = outer[target]
             target = outer[target][0]
+        target = topology.nodes[target].get("sum", target)
         start = first.get(reads.get(key, ""), source) if _is_part(topology, source) else source
         ends[key] = _whole(topology, start), target
     return Ends(ends, around)

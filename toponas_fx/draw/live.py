@@ -13,11 +13,14 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
-from toponas_fx.analysis.costs import graph_costs
+from toponas_fx.analysis.arms import chances
+from toponas_fx.analysis.costs import average, graph_costs
+from toponas_fx.analysis.drawn_edges import Draw, edges
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.analysis.linear_ops import linear_op
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.mixed_ops import Mixture
 from toponas_fx.analysis.topology import build_topology
+from toponas_fx.capture.path_sampling import record_call
 from toponas_fx.capture.small_batches import record
 from toponas_fx.checking.weight_values import WeightReader, needed_for
 from toponas_fx.draw.drawing import EdgeCosts, Key
@@ -57,7 +60,9 @@ def look(view: Inspection) -> Live:
     fast, state = view._toponas_model, view._toponas
     try:
         with collector_off():
-            graph = record(fast, MethodType(state.user_forward, fast), state.example).capture.graph
+            is_drawn = any("drawn" in edge for *_, edge in state.topology.edges(data=True))
+            recorder = record_call if is_drawn else record
+            graph = recorder(fast, MethodType(state.user_forward, fast), state.example).capture.graph
     except Exception as error:  # forward's own too: a picture is no place to learn of it
         return Live(note=f"{NOT_KNOWN}: forward cannot be recorded now ({type(error).__name__}: {error})")
     detected = at_work(fast, graph)
@@ -68,15 +73,20 @@ def look(view: Inspection) -> Live:
 
 
 def edge_costs(gm: fx.GraphModule, nodes: list[fx.Node]) -> EdgeCosts:
-    """Count convolutions, norms and FLOPs of some nodes, by torch's formula: two for each multiplication."""
-    counted = graph_costs(gm, nodes)
-    flops, known = 0, 0
+    """Count convolutions, norms and FLOPs of some nodes, by torch's formula: two for each multiplication.
+
+    What a step may leave out counts as often as it runs, on average over uniform draws.
+    """
+    counted, chance = graph_costs(gm, nodes), chances(gm.graph)
+    flops, known = 0.0, 0.0
     for node in nodes:
         operation = linear_op(gm, node)
         if operation is not None:
-            flops += 2 * math.prod(node.meta["type"].shape) * math.prod(operation.kernel_shape[1:])
-            known += operation.dims > 0
-    return EdgeCosts(counted.convolutions, counted.norms, flops if known == counted.convolutions else None)
+            often = chance.get(node, 1)
+            flops += 2 * math.prod(node.meta["type"].shape) * math.prod(operation.kernel_shape[1:]) * often
+            known += often * (operation.dims > 0)
+    is_known = average(known) == counted.convolutions
+    return EdgeCosts(counted.convolutions, counted.norms, round(flops) if is_known else None)
 
 
 def _shape(topology: nx.MultiDiGraph) -> list[Any]:
@@ -89,14 +99,14 @@ def _shape(topology: nx.MultiDiGraph) -> list[Any]:
 
 
 def _read(view: Inspection, example: list[Any]) -> Live:
-    graph, found = view.graph, list(mixtures(view.graph))
+    graph, found = view.graph, list(edges(view.graph))
     by_name = {node.name: node for node in graph.nodes}
     nodes: dict[Key, list[fx.Node]] = {}
     for _, target, edge in build_topology(view).edges(data=True):
         if edge["kind"] == "candidate":
             nodes.setdefault((target, edge["mixture"]), []).extend(by_name[name] for name in edge["nodes"])
     costs = {key: edge_costs(view, list(dict.fromkeys(own))) for key, own in nodes.items()}
-    weights = {(each.node.name, each.edge): each.weights for each in found}
+    weights = {(each.node.name, each.edge): _weights(each) for each in found}
     wanted = {weight for own in weights.values() for weight in own if isinstance(weight, fx.Node)}
     needed = needed_for(graph, set(wanted))
     unsteady = _unsteady(view, needed)
@@ -106,6 +116,13 @@ def _read(view: Inspection, example: list[Any]) -> Live:
     values = {key: tuple(_number(reader.env.get(weight, weight)) for weight in own) for key, own in weights.items()}
     note = f"{NOT_KNOWN} where they follow the input or are drawn anew in each step" if wanted & unsteady else ""
     return Live(values, costs, note)
+
+
+def _weights(edge: Mixture) -> list[Any]:
+    """Return the weights of an edge; a candidate that is drawn may have none, which is not the weight 1."""
+    if not isinstance(edge, Draw):
+        return edge.weights
+    return [weight if isinstance(weight, fx.Node) else None for weight in edge.weights]
 
 
 def _unsteady(model: nn.Module, nodes: list[fx.Node]) -> set[fx.Node]:

@@ -168,14 +168,14 @@
         make("td", { class: "meter" }, make("div", { "aria-hidden": "true" }, bar)),
         make("td", { class: "number" }, value === null ? "–" : value.toFixed(3)));
     });
-    return make("section", {}, make("h3", {}, "Candidate operations and their weights when drawn"),
+    return make("section", {}, make("h3", {}, edge.how ? `Candidate operations, ${edge.how}` : "Candidate operations and their weights when drawn"),
       make("table", { class: "weights" }, make("tbody", {}, ...rows)));
   }
 
   function changesOf(edge) {
     const section = make("section", {}, make("h3", {}, "What it computes"));
     const [written, becomes] = edge.algebra.map((number) => texts[number]);
-    section.append(make("p", { class: "formula" }, written), make("p", { class: "formula" }, `→ ${becomes}`));
+    section.append(make("p", { class: "formula" }, written), make("p", { class: "formula" }, edge.how && becomes === written ? "→ the same" : `→ ${becomes}`));
     const [before, after] = edge.costs;
     if (after) {
       const line = (name, place, show) => {
@@ -188,7 +188,7 @@
         line("FLOPs", 2, (value) => (value >= 1e6 ? `${(value / 1e6).toPrecision(3)} M` : plain(value))))));
     }
     const pictures = [...edge.terms].sort((one, other) => other.covers.length - one.covers.length).map((term) => flowOf(edge, term));
-    section.append(make("h3", {}, `Now: a sum of ${count(edge.terms.length, "term")}`), make("div", { class: "flows" }, ...pictures));
+    section.append(make("h3", {}, edge.how ? `Now: ${edge.how}` : `Now: a sum of ${count(edge.terms.length, "term")}`), make("div", { class: "flows" }, ...pictures));
     return section;
   }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, tostring
 
-from toponas_fx.draw.drawing import FATES, Cell, Drawing, Edge, Term
+from toponas_fx.draw.drawing import FATES, ONE_A_STEP, Cell, Drawing, Edge, Term
 from toponas_fx.draw.page_data import as_json, data_of
 from toponas_fx.draw.picture import draw_cell, edge_title
 from toponas_fx.draw.sheet import SIDES, paths_of, read_part
@@ -58,6 +58,8 @@ def _header(drawing: Drawing) -> Element:
     if drawing.reason:
         return header
     _add(header, "p", _PROMISES[drawing.mode], class_="told")
+    if drawing.caption:
+        _add(header, "p", f"costs of {drawing.caption}", class_="told")
     costs = _add(header, "dl", class_="costs")
     for title, before, after in drawing.costs:
         item = _add(costs, "div")
@@ -71,7 +73,7 @@ def _header(drawing: Drawing) -> Element:
     return header
 
 
-def _short(number: int) -> str:
+def _short(number: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= size:
             return f"{number / (1e3 if letter == 'k' else size):.3g} {letter}"
@@ -92,7 +94,7 @@ def _main(drawing: Drawing) -> Element:
         _add(network, "div", class_="scroll").append(draw_network(drawing))
     main.append(_walk())
     figures = _add(main, "section", class_="figures", aria_label="a cell before and after")
-    figures.append(_legend())
+    figures.append(_legend(drawing))
     for number, kind in enumerate(drawing.kinds):
         figures.append(_figure(drawing, number, kind.name, kind.cells))
     for number, kind in enumerate(drawing.kinds):
@@ -137,9 +139,9 @@ def _figure(drawing: Drawing, number: int, name: str, cells: tuple[int, ...]) ->
     return pair
 
 
-def _legend() -> Element:
+def _legend(drawing: Drawing) -> Element:
     legend = _element("ul", class_="legend", aria_label="colours")
-    for fate, words in FATES.items():
+    for fate, words in {**FATES, **({"drawn": ONE_A_STEP} if drawing.draws else {})}.items():
         item = _add(legend, "li")
         _add(item, "span", class_=f"swatch {fate}")
         _add(item, "span", words)
@@ -157,7 +159,7 @@ def _table(cell: Cell, number: int, name: str) -> Element:
     body = _add(table, "tbody")
     for edge in cell.edges:
         row = _add(body, "tr")
-        _add(row, "th", edge_title(cell, edge), scope="row")
+        _add(row, "th", edge_title(cell, edge) + (f", {edge.how}" if edge.drawn else ""), scope="row")
         _add(row, "td", ", ".join(part.name for part in edge.candidates))
         _add(row, "td", "; ".join(_term_words(edge, term) for term in edge.terms) or "nothing")
     return details

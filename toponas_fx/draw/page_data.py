@@ -75,6 +75,7 @@ def _edge(cell: Cell, edge: Edge, where: dict[Key, tuple[int, int]], texts: _Tab
         "terms": terms,
         "costs": costs,
         "algebra": [texts.add(text) for text in edge.algebra],
+        "how": edge.how,
     }
 
 

@@ -41,6 +41,7 @@ def draw_cell(cell: Cell, after: bool, title: str, number: int) -> Element:
     """
     strands = [strands_of(edge, after) for edge in cell.edges]
     rows = [max(1, sum(max(1, len(strand.covers)) for strand in own)) for own in strands]
+    rows = [count + edge.drawn for count, edge in zip(rows, cell.edges, strict=True)]
     layout = lay_out(cell, rows, [max(1, len(own)) for own in strands])
     root = Element(
         "svg",
@@ -58,7 +59,8 @@ def draw_cell(cell: Cell, after: bool, title: str, number: int) -> Element:
     _draw_below(root, cell, layout)
     order = sorted(range(len(cell.edges)), key=lambda place: -layout.arcs[place].rise)
     for place in order:
-        group = SubElement(root, "g", {"class": "edge", "data-edge": str(place)})
+        kind = "edge drawn" if cell.edges[place].drawn else "edge"
+        group = SubElement(root, "g", {"class": kind, "data-edge": str(place)})
         _draw_arc(group, layout.arcs[place], layout, strands[place])
     for place, edge in enumerate(cell.edges):  # no arc lies above a card
         group = SubElement(root, "g", _edge_attributes(cell, edge, place, after))
@@ -77,6 +79,7 @@ def _edge_attributes(cell: Cell, edge: Edge, place: int, after: bool) -> dict[st
     names = ", ".join(part.name for part in edge.candidates)
     count = len(edge.terms)
     told = f"computed as {count} term{'' if count == 1 else 's'}" if after else f"candidate operations {names}"
+    told += f", {edge.how}" if edge.drawn else ""
     return {
         "class": "edge face",
         "data-edge": str(place),
@@ -113,6 +116,9 @@ def _draw_card(group: Element, card: Box, edge: Edge, strands: Sequence[Strand],
         {"class": "card", "x": _n(left), "y": _n(y), "width": _n(card.width), "height": _n(card.height), "rx": "5"},
     )
     y += PADDING
+    if edge.drawn:
+        _text(group, f"one of {len(edge.candidates)}", left + 13, y + ROW - 4, "how")
+        y += ROW
     if not strands:
         _text(group, "nothing left", left + GAP, y + ROW - 4, "name dropped")
     for strand in strands:

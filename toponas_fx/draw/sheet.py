@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from toponas_fx.draw.drawing import FATES, Drawing
+from toponas_fx.draw.drawing import FATES, ONE_A_STEP, Drawing
 from toponas_fx.draw.picture import draw_cell
 
 SIDES = {"before": "As written", "after": "Simplified"}
@@ -49,6 +49,9 @@ def sheet(drawing: Drawing) -> str:
         )
         _line(root, words, x + 20, y, "told")
         x += 46 + 6.2 * len(words)
+    if drawing.draws:
+        _line(root, ONE_A_STEP, x, y, "told")
+        x += 26 + 6.2 * len(ONE_A_STEP)
     width, y = max(width, x), y + 16
     root.attrib.update({"viewBox": f"0 0 {width:.0f} {y:.0f}", "width": f"{width:.0f}", "height": f"{y:.0f}"})
     return tostring(root, encoding="unicode")

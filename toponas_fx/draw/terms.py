@@ -108,6 +108,8 @@ class Terms:
 
     def _covers(self, key: Key, edge: dict[str, Any], counts: Counter[str]) -> tuple[int, ...]:
         """Return the places of the candidates that a term computes: its weight tells, its own nodes, shared nodes."""
+        if "drawn" in edge:
+            return (int(edge["position"]),)
         names = list(edge["nodes"])
         own = self._weighted_by(key, int(edge["position"]))
         own = own or self._made_from(key, [name for name in names if counts[name] == 1]) or self._made_from(key, names)

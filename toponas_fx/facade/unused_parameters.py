@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from toponas_fx.errors import ArgumentError
 from toponas_fx.facade.assembly import take_out
 from toponas_fx.module_tree.tensor_paths import TensorPath, walk_value
+from toponas_fx.report.building import UNREAD
 from toponas_fx.runtime.simplified_module import SimplifiedModule
 
 
@@ -69,7 +70,7 @@ def note_on_unread(fast: SimplifiedModule) -> list[str]:
         return []
     more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
     return [
-        f"forward as captured does not read `{unread[0]}`{more}: they stay in parameters(), without a gradient; "
+        f"{UNREAD} `{unread[0]}`{more}: they stay in parameters(), without a gradient; "
         "toponas_fx.used_parameters(fast) has the others, toponas_fx.retire(fast, names) takes some out"
     ]
 

@@ -11,6 +11,7 @@ import networkx as nx
 from torch import fx, nn
 
 from toponas_fx.analysis.algebra import Edge
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.costs import Costs
 from toponas_fx.analysis.mixed_ops import mixtures
 from toponas_fx.analysis.module_paths import common_path
@@ -19,6 +20,14 @@ from toponas_fx.analysis.weight_elements import Element, Elements
 from toponas_fx.report.parts import CandidateReport, MixtureReport
 from toponas_fx.report.report import Report
 from toponas_fx.rewriting.pipeline import PassRecord
+
+ONE_AT_A_TIME = (
+    "a step takes one candidate of each edge and computes no other: none is shared or merged with another, since one "
+    "is alive at a time"
+)
+"""What to say of edges that draw."""
+UNREAD = "forward as captured does not read"
+"""How the note begins on parameters that no run reads so far."""
 
 
 def build_report(
@@ -62,8 +71,9 @@ def build_report(
         algebra = known.get(key)
         groups = [(position,) for position in at] if algebra is None else algebra.candidates
         candidates = tuple(_candidate([at[position] for position in group], by_origin) for group in groups)
-        lines = () if algebra is None else (algebra.before, algebra.after, key)
-        found.append(MixtureReport(name, f"{source} : {kind}" if kind else source, candidates, *lines))
+        lines = ("…", "…", ("", 0)) if algebra is None else (algebra.before, algebra.after, key)
+        told, is_drawn = f"{source} : {kind}" if kind else source, "drawn" in parts[0][1]
+        found.append(MixtureReport(name, told, candidates, *lines, is_drawn))
     own = None if evaluation is None else tuple(evaluation)
     return Report(model_name, mode, tuple(found), tuple(records), before, after, tuple(notes), own)
 
@@ -94,6 +104,8 @@ def unused_notes(model: nn.Module, entered: Sequence[str], gm: fx.GraphModule) -
         notes += idle if len(idle) < len(container) else []
     rows: dict[Any, tuple[str, int, set[int]]] = {}
     for mixture in mixtures(gm.graph):
+        if home(mixture.node) is not None:  # a part of a candidate
+            continue
         scope = mixture.node.meta.get("scope", "")
         for element in _elements(mixture.weights):
             known = rows.setdefault(element.row, (f"`{scope}`" if scope else "the model", element.length, set()))

@@ -18,6 +18,7 @@ def details(
     title: str,
     edges: Sequence[MixtureReport],
     costs: tuple[Costs, Costs],
+    caption: str,
     records: Mapping[str, Sequence[PassRecord]],
     notes: Sequence[str],
 ) -> str:
@@ -27,6 +28,7 @@ def details(
         title: the first line.
         edges: what became of each.
         costs: before and after.
+        caption: what they are of; may be empty.
         records: what the passes did to the graph of each mode, by what is said of that mode.
         notes: the last lines.
     """
@@ -38,14 +40,14 @@ def details(
         groups.setdefault(_without_names(edge), []).append(edge)
     for group in groups.values():
         lines += ["", *_edge_lines(group)]
-    lines += ["", *_cost_lines(*costs), "", *_pass_lines(edges, records)]
+    lines += ["", *([caption] if caption else []), *_cost_lines(*costs), "", *_pass_lines(edges, records)]
     lines += [f"note: {note}" for note in notes]
     return "\n".join(lines).rstrip()
 
 
 def _without_names(edge: MixtureReport) -> tuple[Any, ...]:
     """Return what edges that differ only in names have in common."""
-    return tuple(
+    return edge.drawn, *(
         (part.name, part.label, *(shapeless(text) for text in (*part.changes, *part.refusals)))
         for part in edge.candidates
     )
@@ -57,7 +59,8 @@ def _edge_lines(group: Sequence[MixtureReport]) -> Iterator[str]:
     if len(others) > _SHOWN:
         names.append(f"{len(others) - _SHOWN} more")
     alike = f", x{len(group)}: also {', '.join(names)}" if others else ""
-    yield f"{first.name}, from {first.source}{alike}"
+    drawn = f", one of {len(first.candidates)} a step" if first.drawn else ""
+    yield f"{first.name}, from {first.source}{drawn}{alike}"
     width = max(len(part.weight) for part in first.candidates)
     titles = [_title(part) for part in first.candidates]
     together = Counter(text for part in first.candidates for text in (*part.changes, *part.refusals))

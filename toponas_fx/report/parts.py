@@ -26,7 +26,7 @@ class CandidateReport:
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """What became of one edge: a mixed operation.
+    """What became of one edge: a mixed operation, or candidate operations of which a step takes one.
 
     Attributes:
         name: where its candidates are in the model, or the name of its sum.
@@ -35,6 +35,7 @@ class MixtureReport:
         before: its algebra as the user wrote it, see ``toponas_fx.analysis.algebra``.
         after: what that came to.
         key: the name of its sum in the captured graph, and its number within.
+        drawn: whether a step computes one of its candidates alone.
     """
 
     name: str
@@ -43,6 +44,7 @@ class MixtureReport:
     before: str = "…"
     after: str = "…"
     key: tuple[str, int] = ("", 0)
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class KindReport:
         edges: the edges' names.
         passes: the passes that changed something in them, in order.
         refusals: what was refused in them.
+        drawn: whether a step computes one of the candidates alone.
     """
 
     candidates: tuple[str, ...]
@@ -85,3 +88,4 @@ class KindReport:
     edges: tuple[str, ...]
     passes: tuple[str, ...]
     refusals: tuple[RefusalReport, ...]
+    drawn: bool = False

@@ -13,7 +13,7 @@ from toponas_fx.analysis.costs import Costs
 from toponas_fx.report.details import details
 from toponas_fx.report.parts import CandidateReport, KindReport, MixtureReport, RefusalReport
 from toponas_fx.report.refusal_advice import advice_on
-from toponas_fx.report.text import QUIET, Summary, count, shapeless
+from toponas_fx.report.text import PER_STEP, QUIET, Summary, count, shapeless
 from toponas_fx.rewriting.pipeline import PassRecord
 
 __all__ = ["CandidateReport", "KindReport", "MixtureReport", "RefusalReport", "Report"]
@@ -55,10 +55,10 @@ class Report:
     @property
     def kinds(self) -> tuple[KindReport, ...]:
         """The kinds of edges, the most frequent that changed first."""
-        groups: dict[tuple[tuple[str, ...], str, str], list[MixtureReport]] = {}
+        groups: dict[Any, list[MixtureReport]] = {}
         for edge in self.mixtures:
             names = tuple(part.name for part in edge.candidates)
-            groups.setdefault((names, edge.before, edge.after), []).append(edge)
+            groups.setdefault((names, edge.before, edge.after, edge.drawn), []).append(edge)
         found = [self._kind(edges) for edges in groups.values()]
         return tuple(sorted(found, key=lambda kind: (kind.before == kind.after, -len(kind.edges))))
 
@@ -96,14 +96,19 @@ class Report:
     def details(self) -> str:
         """Return the full list: each edge with its candidates, and all that was done to them and refused."""
         records = {"": self.records, " in evaluation": self.evaluation or ()}
-        return details(self._title(), self.mixtures, (self.before, self.after), records, self.notes)
+        return details(self._title(), self.mixtures, (self.before, self.after), self.caption, records, self.notes)
+
+    @property
+    def caption(self) -> str:
+        """What the costs are of; empty where each step runs all that is counted."""
+        return PER_STEP if any(edge.drawn for edge in self.mixtures) else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain dicts, lists, strings and numbers, as ``json.dumps`` takes them."""
-        kinds = [dataclasses.asdict(kind) for kind in self.kinds]
-        plain: dict[str, Any] = json.loads(
-            json.dumps({**dataclasses.asdict(self), "kinds": kinds}, default=lambda member: member.name)
-        )
+        own = dataclasses.asdict(self, dict_factory=_told)
+        own["kinds"] = [dataclasses.asdict(kind, dict_factory=_told) for kind in self.kinds]
+        own |= {"costs_are": self.caption} if self.caption else {}
+        plain: dict[str, Any] = json.loads(json.dumps(own, default=lambda member: member.name))
         return plain
 
     as_dict = to_dict
@@ -115,11 +120,15 @@ class Report:
     def _title(self) -> str:
         candidates = sum(len(edge.candidates) for edge in self.mixtures)
         counts = f"{count(len(self.mixtures), 'edge')}, {count(candidates, 'candidate operation')}"
-        return f"{self.model}, mode {self.mode}: {counts}"
+        drawn = sum(edge.drawn for edge in self.mixtures)
+        where = "each edge" if drawn == len(self.mixtures) else count(drawn, "edge")
+        taken = f", one a step on {where}" if drawn else ""
+        return f"{self.model}, mode {self.mode}: {counts}{taken}"
 
     def _summary(self) -> Summary:
         notes = [*self._besides_the_algebra(), *self._only_in_evaluation(), *self.notes]
-        return Summary(self._title(), (self.before, self.after), self.kinds, self.refusals, tuple(notes))
+        costs = self.before, self.after
+        return Summary(self._title(), costs, self.kinds, self.refusals, tuple(notes), self.caption)
 
     def _besides_the_algebra(self) -> Iterator[str]:
         names = [record.name for record in self.records]
@@ -145,7 +154,13 @@ class Report:
             for group in _alike(sentence for own, sentence in sentences if own == name)
         ]
         lines = edges[0].before, edges[0].after
-        return KindReport(names, *lines, tuple(edge.name for edge in edges), passes, tuple(refusals))
+        places = tuple(edge.name for edge in edges)
+        return KindReport(names, *lines, places, passes, tuple(refusals), edges[0].drawn)
+
+
+def _told(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a part of a report; that an edge is drawn is told where it is."""
+    return {name: value for name, value in items if name != "drawn" or value}
 
 
 def _alike(sentences: Iterable[str]) -> list[list[str]]:

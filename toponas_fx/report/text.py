@@ -20,6 +20,13 @@ LEGEND = (
     "x: its input; wᵢ: the weight of candidate i; pᵢ: its share where some meet, W: their weight; "
     "K̂: a normalized kernel; dw: depthwise"
 )
+DRAWN_LEGEND = (
+    "x: its input; |: or; i: the candidate that a step takes; wᵢ: its weight; wⱼ: that of another; dw: depthwise"
+)
+PER_STEP = (
+    "a step, on average over uniform draws; parameters are those of all candidates, bytes saved the mean of a few steps"
+)
+SAME = "the same"
 NOTHING = "no mixed operation found: nothing to simplify"
 WIDTH = 80
 _ROWS = {
@@ -69,6 +76,7 @@ class Summary:
         kinds: the kinds of edges, those that changed first.
         refusals: what was refused, what the user can act on first.
         notes: sentences.
+        caption: what the costs are of; may be empty.
     """
 
     title: str
@@ -76,12 +84,14 @@ class Summary:
     kinds: tuple[KindReport, ...]
     refusals: tuple[RefusalReport, ...]
     notes: tuple[str, ...]
+    caption: str = ""
 
     def text(self) -> str:
         """Write it as plain text of 80 columns."""
         lines = _wrapped(self.title, "")
         for number, (title, old, new, ratio) in enumerate(self._costs()):
-            lines += ["", f"{'':<26}{'before':>16}{'after':>16}{'ratio':>8}"] if number == 0 else []
+            if number == 0:
+                lines += ["", *_wrapped(self.caption, ""), f"{'':<26}{'before':>16}{'after':>16}{'ratio':>8}"]
             lines.append(f"{title:<26}{old:>16}{new:>16}{ratio:>8}")
         for heading, entries in self._sections():
             lines += ["", *_wrapped(heading, "")]
@@ -96,7 +106,8 @@ class Summary:
 
     def markdown(self) -> str:
         """Write it as Markdown."""
-        lines = [f"**{self.title}**", "", "| | before | after | ratio |", "|---|---:|---:|---:|"]
+        told = [self.caption, ""] if self.caption else []
+        lines = [f"**{self.title}**", "", *told, "| | before | after | ratio |", "|---|---:|---:|---:|"]
         lines += [f"| {' | '.join(row)} |" for row in self._costs()]
         for heading, entries in self._sections():
             lines += ["", f"**{heading}**", ""]
@@ -109,7 +120,8 @@ class Summary:
         """Write it as HTML."""
         head = "".join(f"<th>{name}</th>" for name in ("", "before", "after", "ratio"))
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._costs())
-        found = f"<p><b>{escape(self.title)}</b></p><table><tr>{head}</tr>{rows}</table>"
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        found = f"<p><b>{escape(self.title)}</b></p><table>{caption}<tr>{head}</tr>{rows}</table>"
         for heading, entries in self._sections():
             items = "".join(
                 f"<li>{escape(entry)}"
@@ -128,7 +140,7 @@ class Summary:
         from rich.table import Table
         from rich.text import Text
 
-        costs = Table(box=box.SIMPLE_HEAD)
+        costs = Table(box=box.SIMPLE_HEAD, caption=Text(self.caption) if self.caption else None)
         for column in ("", "before", "after", "ratio"):
             costs.add_column(column, justify="right" if column else "left")
         for row in self._costs():
@@ -151,10 +163,15 @@ class Summary:
 
     def _sections(self) -> Iterator[tuple[str, list[Entry]]]:
         """Yield headings, each with its entries."""
-        changed = [kind for kind in self.kinds if kind.before != kind.after]
+        mixed = [kind for kind in self.kinds if not kind.drawn]
+        changed = [kind for kind in mixed if kind.before != kind.after]
         if changed:
             yield f"kinds of edges ({LEGEND})", [*map(_kind, changed[:_KINDS]), *_more_kinds(changed[_KINDS:])]
-        unchanged = [kind for kind in self.kinds if kind.before == kind.after]
+        drawn = [kind for kind in self.kinds if kind.drawn]
+        if drawn:
+            heading = f"edges of which a step computes one candidate ({DRAWN_LEGEND})"
+            yield heading, [*map(_kind, drawn[:_KINDS]), *_more_kinds(drawn[_KINDS:])]
+        unchanged = [kind for kind in mixed if kind.before == kind.after]
         if unchanged:
             entries: list[Entry] = [(f"{_edges(kind)}: {kind.before}", []) for kind in unchanged[:_KINDS]]
             yield "edges whose algebra stays", [*entries, *_more_kinds(unchanged[_KINDS:])]
@@ -179,7 +196,8 @@ def _kind(kind: KindReport) -> Entry:
     names = [f"{number} {name}" for number, name in enumerate(kind.candidates, start=1)]
     if len(names) > _CANDIDATES:
         names = [*names[: _CANDIDATES - 2], "…", names[-1]]
-    details = [("of", ", ".join(names)), ("before", kind.before), ("after", kind.after)]
+    after = SAME if kind.drawn and kind.after == kind.before else kind.after
+    details = [("of", ", ".join(names)), ("before", kind.before), ("after", after)]
     return _edges(kind), details
 
 
@@ -220,7 +238,7 @@ def _held(key: str, value: str) -> str:
     if key == "of":
         return re.sub(r"(?<=\d) ", _HELD, value)
     if key in ("before", "after"):
-        return re.sub(r"(?<=[^;]) (?![+=-] |[uvstabcd] =)", _HELD, value)
+        return re.sub(r"(?<=[^;]) (?![+=|-] |[uvstabcd] =)", _HELD, value)
     return value
 
 

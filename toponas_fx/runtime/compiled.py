@@ -13,12 +13,27 @@ from typing import Any
 from torch import fx
 from torch.fx.graph import _format_target
 
-from toponas_fx.runtime.outlining import Outlined
+from toponas_fx.runtime.outlining import Outlined, outlined_parts
 
 
 def code_of(graph: fx.Graph) -> str:
-    """Return the code of a graph as a reader wants it."""
-    return _respelt(graph.python_code("self").src, graph, _as_read)
+    """Return the code of an outlined graph as a reader wants it: forward, then the arms of choices that it runs."""
+    texts = [_code_of(graph)]
+    texts += [as_function(_code_of(part), name) for name, part in outlined_parts(graph)]
+    return "\n".join(texts)
+
+
+def _code_of(graph: fx.Graph) -> str:
+    return _respelt(graph.python_code("self").src, graph, _as_read).replace(OUTLINED, "")
+
+
+OUTLINED = Outlined.__module__.replace(".", "_") + "_"
+"""What fx puts before the names of outlined functions."""
+
+
+def as_function(code: str, name: str) -> str:
+    """Return the code of a graph as that of a function of some name."""
+    return code.replace("def forward(", f"def {name}(", 1)
 
 
 def function_of(graph: fx.Graph, entered: Iterable[str], owner: object) -> Callable[..., Any]:

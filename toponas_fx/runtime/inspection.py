@@ -17,8 +17,10 @@ from toponas_fx.errors import ArgumentError, ToponasError
 from toponas_fx.ir import known_facts
 from toponas_fx.module_tree.isolation import restored_buffers, restored_generators
 from toponas_fx.report.report import Report
+from toponas_fx.runtime.compiled import OUTLINED, as_function
 from toponas_fx.runtime.measure import measured_report
 from toponas_fx.runtime.normalized_layers import normalized_kernels
+from toponas_fx.runtime.outlining import outlined, outlined_parts
 from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.state import State
 
@@ -154,14 +156,19 @@ class Inspection(fx.GraphModule):
 
     @_Method
     def print_readable(self, print_output: bool = True, *args: Any, **kwargs: Any) -> str:
-        """Print the code, each part below the line of the user's that it stems from."""
+        """Print the code, each part below the line of the user's that it stems from; at the end the arms of choices."""
         for node in self.graph.nodes:
             file, _, line = str(node.meta.get("where", "")).rpartition(":")
             if file and "stack_trace" not in node.meta:
                 code = linecache.getline(file, int(line)).strip()
                 node.meta["stack_trace"] = f'File "{file}", line {line}, in forward\n{code}'
-        text: str = fx.GraphModule.print_readable(self, False, *args, **kwargs)
+        graph = outlined(self.graph)
+        text: str = fx.GraphModule.print_readable(at_work(self._toponas_model, graph), False, *args, **kwargs)
+        for name, part in outlined_parts(graph):
+            code = fx.GraphModule.print_readable(at_work(self._toponas_model, part), False, *args, **kwargs)
+            text += "\n" + as_function(code.partition("\n")[2], name)
         text = text.replace("No stacktrace found for following nodes", "Of no line of forward's: made by passes")
+        text = text.replace(OUTLINED, "")
         if print_output:
             print(text)
         return text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import fx
 
 from toponas_fx.analysis.arms import LAZY, home, selects
+from toponas_fx.analysis.module_paths import common_path
 from toponas_fx.ops import choices
 
 
@@ -16,14 +18,15 @@ class Outlined:
 
     Attributes:
         parts: the graphs.
+        names: what each is called.
         functions: compiled, in the same order; each takes the model first.
     """
 
-    def __init__(self, name: str, parts: Sequence[fx.Graph]) -> None:
+    def __init__(self, name: str, parts: Sequence[fx.Graph], names: Sequence[str]) -> None:
         """Name it as a function is named."""
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
-        self.parts = list(parts)
+        self.parts, self.names = list(parts), list(names)
         self.functions: list[Callable[..., Any]] = []
 
 
@@ -103,8 +106,10 @@ class _Outliner:
             self._switch(node.meta["site"])
         elif home(node) == LAZY:
             operands = [*dict.fromkeys(node.all_input_nodes)]
-            delayed = Delayed(f"delayed_{node.name}", [_part([node], operands, [node])])
-            self._known[node] = self.outer.call_function(delayed, tuple(map(self._emit, operands)))
+            title = f"delayed_{node.name}"
+            delayed, args = Delayed(title, [_part([node], operands, [node])], [title]), tuple(map(self._emit, operands))
+            self._known[node] = self.outer.create_node("call_function", delayed, args, name=node.name)
+            self._known[node].meta.update(node.meta)
         else:
             for value in node.all_input_nodes:
                 self._emit(value)
@@ -122,9 +127,32 @@ class _Outliner:
         ]
         parts = [_part(nodes, operands, given) for nodes, given in zip(arms, taken, strict=True)]
         args = (fx.node.map_arg(choice, self._emit), values, *map(self._emit, operands))
-        result = self.outer.call_function(Switch(f"choice_{site}", parts), args)
+        switch, name = _named(site, together[0], parts), together[0].name if len(together) == 1 else f"choice_{site}"
+        result = self.outer.create_node("call_function", switch, args, name=name)
+        result.meta.update(together[0].meta)
         for number, select in enumerate(together):
             self._known[select] = result if len(together) == 1 else self.outer.call_function(_item, (result, number))
+
+
+def outlined_parts(graph: fx.Graph) -> Iterator[tuple[str, fx.Graph]]:
+    """Yield the functions that an outlined graph runs, each with its name, in order."""
+    for node in graph.nodes:
+        if isinstance(node.target, Outlined):
+            for name, part in zip(node.target.names, node.target.parts, strict=True):
+                yield name, part
+                yield from outlined_parts(part)
+
+
+def _named(site: int, select: fx.Node, parts: Sequence[fx.Graph]) -> Switch:
+    """Return what runs one of some parts, named after where the candidates are in the model."""
+    paths: Sequence[str] = select.meta.get("candidates", ("",) * len(parts))
+    name, *titles = (f"choice_{site}{_suffix(path)}" for path in (common_path(filter(None, paths)), *paths))
+    own = [title if titles.count(title) == 1 and title != name else f"{name}_arm_{i}" for i, title in enumerate(titles)]
+    return Switch(name, parts, own)
+
+
+def _suffix(path: str) -> str:
+    return "_of_" + re.sub(r"\W+", "_", path) if path else ""
 
 
 def _read(nodes: Iterable[fx.Node], results: Iterable[Any]) -> list[fx.Node]:
@@ -141,7 +169,8 @@ def _part(nodes: Sequence[fx.Node], operands: Sequence[fx.Node], results: Sequen
     inside = set(nodes)
     for operand in dict.fromkeys(_read(nodes, results)):
         if home(operand) == LAZY and operand not in inside:
-            known[operand] = graph.call_function(computed, (known[operand],))
+            args = (known[operand],)
+            known[operand] = graph.create_node("call_function", computed, args, name=f"{operand.name}_computed")
     for node in nodes:
         known[node] = graph.node_copy(node, known.__getitem__)
     values = tuple(known[value] if isinstance(value, fx.Node) else value for value in results)

@@ -45,6 +45,8 @@ class State:
         report: the report.
         unmeasured: the example inputs, until the report has been measured with them.
         is_measuring: True while it is: counters look on, and nothing is captured.
+        paths: of a model that draws its path, the first graph of all paths as it was captured, and its program; until
+            the report has been measured.
         topology: the topology found in the training capture.
         edges: its edges, with their algebra before and after.
         notes: what that capture found unused.
@@ -75,6 +77,7 @@ class State:
     report: Any = None
     unmeasured: Inputs | None = None
     is_measuring: bool = False
+    paths: tuple[Any, Program] | None = None
     topology: Any = None
     edges: tuple[Any, ...] = ()
     notes: list[str] = field(default_factory=list)
@@ -91,7 +94,7 @@ class State:
         twin.as_written, twin.captures = dict(self.as_written), dict(self.captures)
         twin.refusals, twin.batch_decides = self.refusals.copy(), set(self.batch_decides)
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
-        twin.edges, twin.unmeasured = self.edges, self.unmeasured
+        twin.edges, twin.unmeasured, twin.paths = self.edges, self.unmeasured, self.paths
         twin.numbers, twin.held_numbers = dict(self.numbers), set(self.held_numbers)
         twin.chosen = dict(self.chosen)
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
@@ -142,7 +145,7 @@ class State:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the index, which is rebuilt, and the example inputs."""
-        left_out = dict.fromkeys(("index", "structure", "unmeasured"))
+        left_out = dict.fromkeys(("index", "structure", "unmeasured", "paths"))
         return {**vars(self), **left_out, "removed": dict(self.removed)}
 
 
