@@ -80,7 +80,7 @@ def test_copies_run_without_a_capture(changed: Callable[[Any], Any], monkeypatch
     (program,) = twin._toponas.programs
     assert arms.selects(program.graph)
     assert "Switch" not in program.code
-    assert "choice_0(" in program.code
+    assert "choice_0_of_" in program.code
 
 
 def test_a_program_is_copied_with_its_arms() -> None:

@@ -22,7 +22,7 @@ from toponas_fx.compiling.decide_sharing import detection
 from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, PassError, ToponasError
 from toponas_fx.facade.assembly import assemble
 from toponas_fx.facade.notes import note_on_names, note_on_writes
-from toponas_fx.facade.unmixed import why_unmixed
+from toponas_fx.facade.unmixed import GIVEN, why_unmixed
 from toponas_fx.facade.unused_parameters import note_on_unread
 from toponas_fx.ir.serialization import dump_graph
 from toponas_fx.module_tree.copying import copy_tree
@@ -143,7 +143,10 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
         reasons = dict.fromkeys(fast._toponas.as_written.values())
         if first is not None and first.has_mixtures is False and not fast._toponas.edges:
             fast._toponas.notes = [why_unmixed(inspection(fast), first.entered)]
-            warnings.warn(f"{type(model).__name__}: {fast._toponas.notes[0]}", stacklevel=3)
+            if fast._toponas.chosen:
+                fast._toponas.notes = [GIVEN]
+            else:
+                warnings.warn(f"{type(model).__name__}: {fast._toponas.notes[0]}", stacklevel=3)
         notes = [f"runs as its user wrote it: {reason}" for reason in reasons]
         notes += [*fast._toponas.left_out, *fast._toponas.notes, *told]
         notes += [note_on_names(fast)] if fast._toponas_taken else []

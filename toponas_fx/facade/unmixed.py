@@ -41,3 +41,10 @@ def why_unmixed(model: nn.Module, entered: Sequence[str]) -> str:
         more = f" and a part of {len(partly) - SEEN} more lists" if len(partly) > SEEN else ""
         seen = f"only {', '.join(partly[:SEEN])}{more} ran: one path, which has nothing to merge"
     return f"{LOOKED_FOR}; {seen}. {MODE}"
+
+
+GIVEN = (
+    "forward is given integers: once they are others, all that they choose between is recorded as one graph, where "
+    "that can be; nothing is shared then"
+)
+"""What is said of a model whose loop may give forward its path."""
