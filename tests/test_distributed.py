@@ -13,3 +13,11 @@ def test_two_processes_train_as_one() -> None:
     done = run_script("tests/distributed_worker.py")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "both agree" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_sample_their_paths() -> None:
+    done = run_script("tests/distributed_sampling.py")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "both agree" in done.stdout
