@@ -23,6 +23,7 @@ SAMPLED = {
     **dict.fromkeys(("supernets_float32", "check", "nasbench201"), 5),
     **dict.fromkeys(("example_distributed", "example_search", "search_loops_field", "search_step"), 4),
     **dict.fromkeys(("compile", "copies_captured", "deduplicate", "example_inputs", "float_modules", "tuning"), 3),
+    **dict.fromkeys(("example_sampling", "sampled_steps", "search_sampling", "search_step_sampled"), 3),
     **dict.fromkeys(
         ("candidate_names", "lean_ops", "package", "search_darts", "user_names", "unstack_sums", "chains"), 3
     ),
