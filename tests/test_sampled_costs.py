@@ -13,11 +13,12 @@ from sampled.draws import OfTwo
 from sampled.parts import C
 from sampled.readings import IndexOfAList
 from sampled.shown import chain, gdas, images, simplified
+from toponas_fx import ops
 from toponas_fx.analysis.arms import LAZY, chances
 from toponas_fx.analysis.costs import graph_costs, saved_bytes
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.ops import choices
-from toponas_fx.runtime.measure import STEPS
+from toponas_fx.runtime.measure import STEPS, flops_of_paths
 
 
 def test_how_often_a_node_runs() -> None:
@@ -53,6 +54,14 @@ def test_costs_are_those_of_a_step_on_average() -> None:
         assert (costs.convolutions, costs.norms, costs.poolings) == (1, 2, 1)
         assert costs.flops == convolution / 3 + linear
         assert costs.parameters == sum(parameter.numel() for parameter in chain().parameters())
+
+
+def test_flops_are_counted_whatever_was_drawn() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_function(ops.guard, (True, False))
+    graph.output(graph.call_function(torch.mm, (x, x)))
+    assert flops_of_paths(nn.Module(), graph, Inputs((torch.ones(2, 2),), {})) == 16
 
 
 def test_fractions_of_operations_are_told_with_one_digit() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import toponas_fx
 from sampled.arms import LossBeside
-from sampled.draws import MultinomialRows, OfNine, OfTwo
+from sampled.draws import MaxWithIndex, MultinomialRows, OfNine, OfTwo
 from sampled.gates import DSNAS
-from sampled.parts import Chain, sample
-from sampled.readings import IndexOfAList, Member, TensorIndexes, TwoChoicesInOne
+from sampled.parts import Chain, few, sample
+from sampled.readings import IndexOfAList, Member, TwoChoicesInOne
 from sampled.shown import FEW, gdas, images, simplified
 from sampled.structures import SharedStates
 from sampled.unlike import UnlikeChannels
@@ -68,7 +68,7 @@ def test_what_passes_did_is_told_of_the_candidate_that_they_did_it_to() -> None:
     [
         (OfTwo, FEW[1:], "one of 2: w₁·BN(maxpool(x)) | w₂·BN(conv(relu x)); each + Σ₍ⱼ≠ᵢ₎ wⱼ"),
         (LossBeside, FEW, "one of 3: w₁·x | w₂·BN(maxpool(x)) | w₃·BN(conv(relu x))"),
-        (TensorIndexes, FEW, "one of 3: x | BN(maxpool(x)) | BN(conv(relu x))"),
+        (MaxWithIndex, FEW, "one of 3: x | BN(maxpool(x)) | BN(conv(relu x))"),
         (Member, FEW, "one of 3: w₁·x | BN(maxpool(x)) + … | BN(conv(relu x)) + …"),
         (MultinomialRows, FEW, "one of 3: …·x | …·BN(maxpool(x)) | …·BN(conv(relu x))"),
         (DSNAS, FEW, "one of 3: w·x | w·BN(maxpool(x)) | w·BN(conv(relu x))"),
@@ -86,6 +86,26 @@ def test_what_two_candidates_compute_once_is_told_after() -> None:
     (kind,) = simplified(TwoChoicesInOne()).report.kinds
     assert kind.before == "one of 4: wᵢ·BNᵢ(convᵢ(relu x)), i=1,3 | wᵢ·BNᵢ(convᵢ(relu(BNᵢ(convᵢ(relu x))))), i=2,4"
     assert kind.after.endswith("w₄·BN(conv(relu(BN(v)))), u = conv(relu x), v = conv(relu x)")
+
+
+class SkipAndBlock(Chain):
+    """Two candidates with one weight: no block with a skip around it."""
+
+    @staticmethod
+    def make() -> list[nn.Module]:
+        return few()[::2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, index = sample(self.alphas, self.tau)
+        for number, ops in self.each():
+            weight, k = weights[number].sum(), index[number].item()
+            x = x * weight if k == 0 else weight * ops[k](x)
+        return self.head(x)
+
+
+def test_candidates_with_one_weight_stay_two() -> None:
+    (kind,) = simplified(SkipAndBlock()).report.kinds
+    assert kind.candidates == ("skip_connect", "nor_conv_3x3")
 
 
 def test_edges_of_one_cell_are_one_kind_whatever_they_read() -> None:

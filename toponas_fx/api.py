@@ -141,7 +141,7 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
         else:
             raw, after = None, before
         reasons = dict.fromkeys(fast._toponas.as_written.values())
-        if first is not None and first.has_mixtures is False and not fast._toponas.edges:
+        if first is not None and first.has_mixtures is False:
             fast._toponas.notes = [why_unmixed(inspection(fast), first.entered)]
             if fast._toponas.chosen:
                 fast._toponas.notes = [GIVEN]

@@ -77,7 +77,7 @@ def _measured(
     method = MethodType(run, model)  # a method, which tells whose buffers to keep
     plain = list(model.parameters())
     with no_trace(model):
-        operations = flops(method) if graph is None else _flops_of_paths(model, graph, inputs)
+        operations = flops(method) if graph is None else flops_of_paths(model, graph, inputs)
     bytes_ = []
     for seed in [None] if graph is None else range(STEPS):
         with no_trace(model):  # each from the same state: forward may write attributes
@@ -93,7 +93,7 @@ def _seed(seed: int) -> None:
         numpy.random.seed(seed)
 
 
-def _flops_of_paths(model: nn.Module, graph: fx.Graph, inputs: Inputs) -> int:
+def flops_of_paths(model: nn.Module, graph: fx.Graph, inputs: Inputs) -> int:
     """Count the FLOPs of a forward pass, on average over uniform draws."""
     call = Call.of(inputs.args, inputs.kwargs, training=True)
     given = len([node for node in graph.nodes if node.op == "placeholder"]) - len(call.tensors)
