@@ -24,7 +24,15 @@ from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum
 
 __all__ = ["ARITHMETIC", "Edge", "edges_of", "with_results"]
 
-ARITHMETIC = ("fold-weights", "batch-kernels", "fold-scales", "lower-for-device", "fuse-siblings", "recompute")
+ARITHMETIC = (
+    "drop-neutral",
+    "fold-weights",
+    "batch-kernels",
+    "fold-scales",
+    "lower-for-device",
+    "fuse-siblings",
+    "recompute",
+)
 """Passes by which the same algebra is computed otherwise; it is read before the first of them."""
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import fx
 
-from toponas_fx import ops
 from toponas_fx.analysis.algebra_text import Expression, Weight, written
 from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import is_zero
@@ -63,8 +62,7 @@ class _DrawReader:
         return f"one of {count}: {line}{OTHERS if adds_others else ''}"
 
     def _term(self, arm: Arm) -> Expression:
-        is_nothing = is_zero(arm.term) or getattr(arm.term, "target", None) is ops.zeros_of
-        return Expression("0") if is_nothing else self._reader.read(arm.term)
+        return Expression("0") if is_zero(arm.term) else self._reader.read(arm.term)
 
     def _weight(self, number: int, arm: Arm) -> Weight:
         if arm.weight is UNKNOWN:

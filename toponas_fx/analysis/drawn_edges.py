@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from toponas_fx import ops
 from toponas_fx.analysis.arms import LAZY, home
 from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum, mixtures
 from toponas_fx.analysis.node_kinds import ADDITIONS, PRODUCTS
@@ -130,9 +129,6 @@ def _arm(value: Any) -> Arm:
     if len(images) != 1:
         return Arm(value, value)
     (term, factors), rest = images[0], [part for part in parts if part is not images[0]]
-    zeros = [part for part in rest if part[0] == 0 and part[1]]
-    if not factors and getattr(term, "target", None) is ops.zeros_of and len(zeros) == 1:
-        factors = zeros[0][1]  # a pass took the number of the zero candidate
     rest = [part for part in rest if part[0] != 0]
     weight = 1.0 if not factors else factors[0] if len(factors) == 1 else UNKNOWN
     return Arm(value, term, weight, tuple(rest))
