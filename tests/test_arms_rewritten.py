@@ -95,7 +95,7 @@ def test_what_one_arm_computes_twice_stays_in_it() -> None:
 
 
 def test_norms_of_several_arms_count_where_they_are_taken() -> None:
-    norms = nn.ModuleList([nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Identity()])
+    norms = nn.ModuleList([nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, affine=False), nn.Identity()])
     model, fast = compiled(lambda self, x: self.ops[drawn(self)](x).exp(), Deduplicate(), ops=norms)
     assert homes_of(fast, "ops.0") == [(0, 0)]
     assert homes_of(fast, "ops.1") == [(0, 1)]
