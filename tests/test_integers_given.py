@@ -254,8 +254,6 @@ def test_integers_beside_choices_may_be_others() -> None:
 
 
 class Scaled(Spos):
-    """What it computes depends on an attribute."""
-
     scale = 1
 
     def forward(self, x: Tensor, path: Any) -> Tensor:
