@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -78,6 +78,23 @@ def test_after_the_second_path_nothing_is_captured(monkeypatch: pytest.MonkeyPat
             assert_runs_like(fast, model, IMAGES, path)
     assert_compiled(fast)
     assert fast._toponas.programs[0].chooses
+
+
+class Uneven(Spos):
+    """The second edge has fewer candidates than the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.edges[1][2]
+
+
+def test_edges_may_have_unlike_numbers_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fast = both(Uneven, IMAGES, (0, 0))
+    assert_runs_like(fast, model, IMAGES, (1, 1))
+    assert fast._toponas.programs[0].values == (None, frozenset((0, 1, 2)), frozenset((0, 1)))
+    with no_capture(monkeypatch):
+        for path in itertools.product(range(3), range(2)):
+            assert_runs_like(fast, model, IMAGES, path)
 
 
 def test_other_batches_need_no_capture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,14 +212,10 @@ def repeated(x: Tensor, number: int) -> Tensor:
     return x
 
 
-def by_mode(x: Tensor, mode: int) -> Tensor:
-    return x.relu() if mode else x
-
-
 OTHER: dict[str, tuple[Callable[[Tensor, int], Tensor], tuple[int, ...]]] = {
     "size": (lambda x, size: nn.functional.interpolate(x, size=(size, size)), (3, 5, 7, 5, 3)),
     "repeats": (repeated, (1, 2, 3, 2, 1, 4)),
-    "mode": (by_mode, (0, 1, 0, 1)),
+    "mode": (lambda x, mode: x.relu() if mode else x, (0, 1, 0, 1)),
     "factor": (lambda x, number: x * number, (1, 2, 3, 50, 2)),
     "groups": (lambda x, number: x.unflatten(1, (number, -1)).sum(1), (1, 2, 4, 2)),
     "epoch": (lambda x, number: x / (1 + 0.5**number), (0, 1, 2, 3, 4, 5)),
@@ -240,6 +253,20 @@ def test_integers_beside_choices_may_be_others() -> None:
         assert_runs_like(fast, model, IMAGES, path, repeats, scaled=scaled)
 
 
+class Scaled(Spos):
+    scale = 1
+
+    def forward(self, x: Tensor, path: Any) -> Tensor:
+        return super().forward(x, path) * self.scale
+
+
+def test_integers_that_stay_are_no_choices_because_something_else_changes() -> None:
+    model, fast = both(Scaled, IMAGES, (0, 1))
+    model.scale = fast.scale = 2
+    assert_runs_like(fast, model, IMAGES, (0, 1))
+    assert set(fast._toponas.chosen.values()) == {(0, 1)}
+
+
 def test_an_integer_that_never_changes_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     model, fast = both(Spos, IMAGES, (2, 1))
     with no_capture(monkeypatch):
@@ -251,11 +278,8 @@ def test_an_integer_that_never_changes_is_no_choice(monkeypatch: pytest.MonkeyPa
 # -- copies in the middle ----------------------------------------------------------------------------------------------
 
 
-def moments() -> Iterator[tuple[str, int]]:
-    yield from itertools.product(("deepcopy", "pickle"), (0, 1, 2))
-
-
-@pytest.mark.parametrize(("how", "before"), list(moments()))
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_knows_what_was_learnt(how: str, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After no step, after the first, and once the integers are choices."""
     model, fast = both(Spos, IMAGES, (0, 0))

@@ -71,6 +71,12 @@ def nothing_of_its_own(self: Any, x: Tensor) -> Tensor:
     return (x if drawn(self) == 0 else x.exp()).tanh()
 
 
+def handed_on(self: Any, x: Tensor) -> Tensor:
+    """An arm of the second choice gives what the first one gave."""
+    x = self.ops[drawn(self)](x)
+    return (x if drawn(self, 1) == 0 else x.exp()).tanh()
+
+
 def is_taken(self: Any, x: Tensor) -> Tensor:
     total: Any = 0
     for weight, op in zip(one_hot(self), self.ops, strict=True):
@@ -114,6 +120,7 @@ ARMS: dict[Callable[..., Any], list[str]] = {
         "[(0,), (1,), (2,)]: ops.0 | ops.1 | ops.2.0 ops.2.1 -> 1",
         "[(0,), (1,), (2,)]: mul | mul | mul -> 1",
     ],
+    handed_on: ["[(0,), (1,), (2,)]: ops.0 | ops.1 | ops.2.0 ops.2.1 -> 1", "[(0,), (1,), (2,)]:  | exp | exp -> 1"],
     nothing_of_its_own: ["[(0,), (1,), (2,)]:  | exp | exp -> 1"],
     settled: ["[(0,), (1,), (2,)]: ops.0 | ops.1 | ops.2.0 ops.2.1 -> 1"],
     settled_within: ["[(0,), (1,), (2,)]: ops.0 | ops.1 | ops.2.0 ops.2.1 -> 1"],

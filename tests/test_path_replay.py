@@ -49,7 +49,18 @@ def more_after(self: Any, x: Tensor) -> Tensor:
     return x.exp() if first != second else x
 
 
-@pytest.mark.parametrize("forward", [dependent, other_input, more_after], ids=lambda forward: forward.__name__)
+def other_draw(self: Any, x: Tensor) -> Tensor:
+    """Which draw the last choice reads is told by the others."""
+    first, second, third = self.alphas.argmax(-1)
+    fourth = self.alphas[0].argmin()
+    k, j = first.item(), second.item()
+    x = self.ops[k](x)
+    return self.ops[third if k == j else fourth](x)
+
+
+@pytest.mark.parametrize(
+    "forward", [dependent, other_input, more_after, other_draw], ids=lambda forward: forward.__name__
+)
 def test_refuses_runs_that_leave_the_graph(forward: Callable[..., Any]) -> None:
     model = Net(forward)
     found = merge_paths(runs(model))
