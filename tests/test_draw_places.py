@@ -18,7 +18,7 @@ from sampled_supernets import Cell, ModeSet
 
 
 def ahead(m: Any, x: Tensor) -> Tensor:
-    index = random.choice([0, 1])  # here
+    index = int(random.random() * 2)  # here
     ops = list(m.ops)
     chosen = ops[index]
     return chosen(x)
@@ -30,7 +30,7 @@ def below(m: Any, x: Tensor) -> Tensor:
 
 
 def pick(count: int) -> int:
-    return random.randrange(count)  # here
+    return int(random.random() * count)  # here
 
 
 def caller(m: Any, x: Tensor) -> Tensor:
