@@ -19,6 +19,7 @@ QUICK += ("program", "purity", "rewriter", "signatures", "topology", "verifier",
 SAMPLED = {
     **dict.fromkeys(("supernets", "search_loops"), 21),
     **dict.fromkeys(("darts_space",), 8),
+    **dict.fromkeys(("bare_weights", "choices_read", "integers_given"), 2),
     **dict.fromkeys(("algebra_counts", "fail_open", "layouts", "leaf_options", "numbers", "numbers_given"), 5),
     **dict.fromkeys(("supernets_float32", "check", "nasbench201"), 5),
     **dict.fromkeys(("example_distributed", "example_search", "search_loops_field", "search_step"), 4),

@@ -130,7 +130,10 @@ def simplified(path: Callable[..., Any], x: Any = X) -> tuple[Any, Any, list[str
     return model, fast, [str(warning.message) for warning in caught]
 
 
-@pytest.mark.parametrize("path", AS_WRITTEN, ids=lambda path: path.__name__)
+CASES = [pytest.param(path, marks=pytest.mark.slow if path is endless else ()) for path in AS_WRITTEN]
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.__name__)
 def test_sampling_that_is_no_graph_runs_as_written_and_says_why_and_where(path: Callable[..., Any]) -> None:
     model, fast, warned = simplified(path)
     (reason, *others) = set(fast._toponas.as_written.values())

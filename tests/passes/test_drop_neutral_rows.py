@@ -91,6 +91,7 @@ def read_by_others(weights, i, op, x, is_taken):
     return weights[i] * op(x) + weights[4] * op(x).exp() if is_taken else weights[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", [with_zeros, scaled, twice, from_the_end, read_by_others])
 def test_other_bare_weights_are_right(term):
     model = Rows(term).double()
