@@ -53,9 +53,11 @@ class Search:
     """One search: a supernet, the optimizers of its weights and its architecture, and what its steps took.
 
     Attributes:
+        mode: what ``simplify`` is asked for.
         validates_by_batches: whether norms have a batch's own statistics in validation, instead of the running ones.
     """
 
+    mode: ClassVar[str] = "share"
     validates_by_batches: ClassVar[bool] = False
 
     def __init__(self, name: str, model: Supernet, architect: Architect, order: int, epochs: int) -> None:
@@ -234,7 +236,7 @@ def make_search(
         model = method.supernet(args, data)
     start = _now(args.device)
     if name == "simplified":
-        model = toponas_fx.simplify(model, kind.inputs(model, example))
+        model = toponas_fx.simplify(model, kind.inputs(model, example), mode=kind.mode)
     seconds = _now(args.device) - start
     architect = method.architect(model, lr=args.arch_lr, network_momentum=MOMENTUM, network_weight_decay=WEIGHT_DECAY)
     search = kind(name, model, architect, args.order, args.epochs)
