@@ -1,4 +1,4 @@
-"""Compiled models that sample a path: copies, tracebacks, and what a step leaves in memory."""
+"""Compiled models that sample a path: copies, tracebacks, what a step leaves in memory, what a try costs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import toponas_fx
 from forced_paths import Net, X
 from toponas_fx.analysis import arms
+from toponas_fx.capture import path_sampling
 from toponas_fx.runtime.program import Program
 
 
@@ -182,3 +183,22 @@ def test_a_choice_that_goes_astray_is_undone_and_runs_as_written() -> None:
         assert_same(fast, model, 6)
         for found, expected in zip(fast.buffers(), model.buffers(), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_integer_that_counts_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ByEpoch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor, epoch: int) -> Any:
+            return self.conv(x) if epoch < 3 else self.conv(x) * 2
+
+    x = torch.randn(2, 4, 6, 6)
+    fast = toponas_fx.simplify(ByEpoch(), (x, 0))
+    made: list[Any] = []
+    real = path_sampling.capture
+    monkeypatch.setattr(path_sampling, "capture", lambda *a, **k: made.append(a) or real(*a, **k))
+    for epoch in range(4):
+        torch.testing.assert_close(fast(x, epoch), ByEpoch.forward(fast, x, epoch))
+    assert len(made) == 1

@@ -217,6 +217,9 @@ class _Paths:
         """
         count = sum(type(leaf) is int for leaf in pytree.tree_leaves(self.inputs))
         sizes = [0] * count
+        too_many = f"an integer that forward is given may have more than {MOST} values"
+        if not self._fails(small, [MOST] * count):  # a size, an epoch
+            raise UnlikePathsError(too_many)
         for value in range(MOST + 1):
             given = [value if not size else min(value, size - 1) for size in sizes]
             if self._fails(small, given):
@@ -225,7 +228,7 @@ class _Paths:
                     sizes[place] = value if self._fails(small, alone) else 0
             if all(sizes):
                 return sizes
-        raise UnlikePathsError(f"an integer that forward is given may have more than {MOST} values")
+        raise UnlikePathsError(too_many)
 
     def _fails(self, small: Inputs, given: Sequence[int]) -> bool:
         try:
