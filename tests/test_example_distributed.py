@@ -104,6 +104,7 @@ def test_so_it_does_on_two_processes(tmp_path: Path, alphas: str) -> None:
     goes_on(tmp_path, "--limit-batches", "32", "--alphas", alphas, processes=2, kills=((0, 14), (1, 7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
