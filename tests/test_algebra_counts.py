@@ -72,7 +72,8 @@ def agrees_with_the_graph(model: nn.Module, inputs: Any) -> int:
     for edge in edges:
         assert len(edge.before) <= SHORT
         assert len(edge.after) <= SHORT
-        if "…" not in edge.after and "transpose" not in edge.after:
+        is_drawn = edge.after.startswith("one of")  # tests of their own
+        if "…" not in edge.after and "transpose" not in edge.after and not is_drawn:
             assert counted(edge.after, len(edge.candidates)) == operations(fast, edge, edges), edge.after
             told += 1
     return told
