@@ -23,10 +23,10 @@ After::
 
 ``w * norm(u)`` is the norm with the affine weights ``w * gamma`` and ``w * beta``; ``w * conv(u, K)`` is the
 convolution with the kernel ``w * K`` and the bias ``w * b``. The product is a few numbers instead of a tensor as large
-as the term, and the term itself need not be kept for the gradient to the weight. Bare weights of the same sum, those of
-candidates that were not taken, become part of the norm's own bias. An average pooling that carries its
-weight keeps its input alone, which a skip keeps anyway; pooled again for each sum that reads it, it still costs less
-than the storage. (Formula: this project.)
+as the term, and the term itself need not be kept for the gradient to the weight. In an arm of a choice bare weights of
+the same sum, those of candidates that were not taken, become part of the norm's own bias. An average pooling that
+carries its weight keeps its input alone, which a skip keeps anyway; pooled again for each sum that reads it, it still
+costs less than the storage. (Formula: this project.)
 
 Refuses:
 
@@ -48,6 +48,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.effects import is_hooked
 from toponas_fx.analysis.linear_ops import linear_op
 from toponas_fx.analysis.memory import Memory
@@ -126,7 +127,7 @@ class FoldWeights(Pass):
         weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
         edges: list[Any] = list(sum_node.args[2])  # type: ignore[arg-type]
         position = terms.index(term)
-        bare = _bare(terms, weights) if _is_norm(rewriter.gm, term) else []
+        bare = _bare(terms, weights) if home(term) is not None and _is_norm(rewriter.gm, term) else []
         with rewriter.before(sum_node, term):
             shift = _shift(rewriter, [(terms[i], weights[i], edges[i]) for i in bare])
             terms[position] = _scaled(rewriter, term, weights[position], shift)
