@@ -16,6 +16,7 @@ import toponas_fx
 from check_models import C, Supernet
 from exactness import assert_runs_like
 from small_darts import batch, network
+from toponas_fx.analysis.arms import selects
 from toponas_fx.capture.inputs import infer_inputs
 from toponas_fx.runtime.simplified_module import SimplifiedModule
 
@@ -144,7 +145,7 @@ def test_a_model_of_another_structure_is_simplified_with_the_arguments_by_name()
         assert torch.allclose(other(x=X), other.reference(x=X), atol=1e-5)
 
 
-def test_a_model_that_draws_its_path_is_tried_with_arguments_by_name() -> None:
+def test_a_model_that_draws_its_path_is_recorded_with_arguments_by_name() -> None:
     class Sampled(ByName):
         def weights(self) -> Any:
             return nn.functional.gumbel_softmax(self.held["alphas"], hard=True)
@@ -154,8 +155,9 @@ def test_a_model_that_draws_its_path_is_tried_with_arguments_by_name() -> None:
                 x = sum(v * op(x) for v, op in zip(w, ops, strict=True) if v != 0)  # type: ignore[assignment]
             return x
 
-    with pytest.warns(UserWarning, match="each run samples another path"):
-        toponas_fx.simplify(Sampled(), example_kwargs={"x": X})
+    fast = toponas_fx.simplify(Sampled(), example_kwargs={"x": X})
+    assert selects(fast._toponas.programs[0].graph)
+    assert fast(x=X).shape == X.shape
 
 
 def test_the_given_dict_is_not_kept() -> None:

@@ -221,6 +221,8 @@ class DSNAS(Chain):
     def loss(self, output: Any) -> Tensor:
         logits, log_prob, ones = output
         error = super().loss(logits)
+        if not error.requires_grad:  # evaluated without gradients
+            return error
         (reward,) = torch.autograd.grad(error, ones, retain_graph=True)
         return error + (log_prob * reward.detach()).sum()
 

@@ -144,7 +144,10 @@ class Side:
         first = torch.autograd.grad(model.loss(model.outputs(x, number)), wanted, create_graph=True, **options)
         total = sum(gradient.square().sum() for gradient in first if gradient is not None)
         second = torch.autograd.grad(total, wanted, **options)
-        return detached({"first": list(first), "second": list(second), "buffers": dict(model.named_buffers())})
+        second = [
+            None if one is None else one.contiguous() for one in second
+        ]  # how these lie depends on the order of sums
+        return detached({"first": list(first), "second": second, "buffers": dict(model.named_buffers())})
 
 
 def attributes(model: Any) -> dict[str, Any]:
