@@ -17,16 +17,18 @@ QUICK += ("program", "purity", "rewriter", "signatures", "topology", "verifier",
 
 
 SAMPLED = {
-    **dict.fromkeys(("supernets", "search_loops"), 31),
-    **dict.fromkeys(("darts_space",), 8),
-    **dict.fromkeys(("bare_weights", "choices_read", "integers_given"), 2),
-    **dict.fromkeys(("candidate_names", "fail_open", "package"), 7),
-    **dict.fromkeys(("algebra_counts", "layouts", "leaf_options", "numbers", "numbers_given"), 5),
-    **dict.fromkeys(("supernets_float32", "check", "nasbench201"), 5),
-    **dict.fromkeys(("example_search", "search_loops_field", "search_step"), 4),
+    **dict.fromkeys(("supernets", "search_loops"), 61),
+    **dict.fromkeys(("candidate_names", "fail_open", "package"), 12),
+    **dict.fromkeys(("darts_space", "example_search", "search_loops_field", "search_step", "search_step_sampled"), 8),
+    **dict.fromkeys(("algebra_counts", "layouts", "leaf_options", "numbers", "numbers_given", "supernets_float32"), 8),
+    **dict.fromkeys(("choices_read", "sampled_steps"), 6),
+    **dict.fromkeys(("bare_weights", "check", "integers_given", "nasbench201"), 5),
     **dict.fromkeys(("compile", "copies_captured", "deduplicate", "example_inputs", "float_modules", "tuning"), 3),
-    **dict.fromkeys(("example_sampling", "sampled_steps", "search_sampling", "search_step_sampled"), 3),
-    **dict.fromkeys(("lean_ops", "search_darts", "user_names", "unstack_sums", "chains"), 3),
+    **dict.fromkeys(("chains", "docs_code", "drop_neutral", "example_sampling", "lean_ops", "search_darts"), 3),
+    **dict.fromkeys(("search_sampling", "unstack_sums", "user_names"), 3),
+    **dict.fromkeys(("capture_indexing", "capture_odd", "cli", "command_bench", "draw", "draw_cells", "guards"), 2),
+    **dict.fromkeys(("fuse_siblings", "fuse_siblings_refusals", "guards_outside", "never_stale", "second_order"), 2),
+    **dict.fromkeys(("state_seen", "testing_kit", "writes"), 2),
 }
 """Of these files' cases, grids over idioms, options and modes, plain pytest runs one in so many; the rest is slow."""
 

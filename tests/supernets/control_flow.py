@@ -117,13 +117,13 @@ class UntilFinite(_Flow):
 
 
 class RandomChoice(_Flow):
-    """Python's generator picks a candidate: another path each time."""
+    """A float of Python's generator picks a candidate: another path each time."""
 
     expected = None
     as_written = "random"
 
     def step(self, w: Tensor, ops: Any, x: Tensor) -> Any:
-        return random.choice(list(ops))(x)
+        return list(ops)[int(random.random() * len(ops))](x)
 
 
 class MadeInForward(_Flow):
