@@ -78,7 +78,7 @@ class ShapeTests(_Flow):
 
 
 class ChosenByArgmax(_Flow):
-    """``argmax().item()`` picks the only candidate that runs: all paths are one graph, a step costs the mean of them."""
+    """``argmax().item()`` picks the only candidate that runs: all paths are one graph, a step costs their mean."""
 
     expected = Expected(2, (1, 1), (1, 1))
     seed = 8  # convolutions are the strongest
