@@ -64,7 +64,7 @@ def test_both_searches_draw_the_same_paths(monkeypatch: pytest.MonkeyPatch) -> N
         return choice
 
     monkeypatch.setattr(SPOSSupernet, "uniform_choice", record)
-    monkeypatch.setattr(search_loop.toponas_fx, "simplify", lambda model, inputs: model)
+    monkeypatch.setattr(search_loop.toponas_fx, "simplify", lambda model, inputs, mode: model)
     args, data = search_darts.parse(["--method", "spos", *TINY])
     results, _ = search_loop.run_searches(spos_evolution.METHOD, args, data, Console(quiet=True))
     original, simplified = drawn.values()
