@@ -178,3 +178,11 @@ def test_a_guard_leads_unless_a_norm_counts_before_a_choice_that_may_fail() -> N
     assert guards_lead(graph)
     graph.call_function(choices.select, ((index, index), ((0, 0), (1, 1)), (sure, x)))
     assert not guards_lead(graph)
+
+
+def test_the_values_of_a_maximum_may_be_any() -> None:
+    graph = fx.Graph()
+    largest = graph.call_method("max", (graph.placeholder("x"), 0))
+    for key, may_fail in ((0, True), (1, False)):
+        taken = graph.call_function(operator.getitem, (largest, key))
+        assert arms.may_fail(graph.call_function(choices.select, (taken, (0, 1), (taken, taken)))) is may_fail

@@ -124,7 +124,8 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
             raw, records = _compile_first(fast, inputs, inferred)
         before = raw or before
         first = None if raw is None else fast._toponas.programs[0]
-        mixes = first is not None and first.has_mixtures is not False and not selects(first.graph)
+        samples = first is not None and bool(selects(first.graph))
+        mixes = first is not None and first.has_mixtures is not False and not samples
         fast._toponas.sharing.is_decided = mode == "exact" or mixes
         watch_layers(fast, fast._toponas.sharing)
         told = []
@@ -133,7 +134,7 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
             fast._toponas.programs = [program for program in fast._toponas.programs if program.fixed[2]]
         if fast._toponas.programs or not tune:
             fast.eval()
-            samples = first is not None and bool(selects(first.graph))  # its paths are recorded when evaluation asks
+            # the paths of a model that samples are recorded for evaluation when that asks
             if not samples and all(program.fixed[2] for program in fast._toponas.programs):
                 with collector_off():
                     in_evaluation = _compile_first(fast, inputs, inferred)[1]

@@ -17,12 +17,13 @@ from typing import Any
 from torch import fx
 
 from toponas_fx.analysis.module_paths import common_path, place_of
+from toponas_fx.ir.targets import target_name
 from toponas_fx.ops import choices
 
 LAZY = "lazy"
 """The home of a value that arms of several choices read: computed once, by the first of them that runs."""
 
-_TAKING = (operator.getitem, "select", "unbind", "squeeze", "long", "view", "reshape")
+TAKING = (operator.getitem, "select", "unbind", "squeeze", "long", "view", "reshape")
 """Calls that take an element of a draw."""
 
 
@@ -97,9 +98,12 @@ def may_fail(select: fx.Node) -> bool:
         return True
     if set(values) == {False, True} and all(type(value) is bool for value in values):
         return False
-    while choice.target in _TAKING and isinstance(choice.args[0], fx.Node):
-        choice = choice.args[0]
-    name = choice.target if isinstance(choice.target, str) else getattr(choice.target, "__name__", "")
+    taken: Any = None
+    while choice.target in TAKING and isinstance(choice.args[0], fx.Node):
+        taken, choice = choice, choice.args[0]
+    name = target_name(choice.target)
+    if name in ("max", "min"):  # whose indices come second, after values that may be any
+        return taken is None or taken.target is not operator.getitem or taken.args[1] != 1
     return choice.op != "placeholder" and name not in (*choices.INDICES, choices.randbelow.__name__)
 
 

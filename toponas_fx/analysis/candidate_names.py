@@ -21,6 +21,7 @@ from toponas_fx.analysis.labels import label_of
 from toponas_fx.analysis.mixed_ops import Mixture
 from toponas_fx.analysis.module_paths import common_path, place_of
 from toponas_fx.analysis.node_kinds import Layer, layer_of
+from toponas_fx.ir.targets import target_name
 
 NONE, SKIP = "none", "skip_connect"
 _SHOWN = 3
@@ -78,7 +79,7 @@ def is_zero(term: Any) -> bool:
     """Tell whether a term is zero whatever its inputs."""
     if not isinstance(term, fx.Node):
         return bool(term == 0)
-    name = term.target if isinstance(term.target, str) else getattr(term.target, "__name__", "")
+    name = target_name(term.target)
     if name in ("mul", "mul_", "imul"):
         return any(isinstance(factor, int | float) and factor == 0 for factor in term.args)
     if name in ("cat", "concat"):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from toponas_fx import ops
 from toponas_fx.analysis import arms
 from toponas_fx.ir import known_facts
+from toponas_fx.ir.targets import target_name
 from toponas_fx.ops import choices
 from toponas_fx.ops.stacked_norm import stacked_norm
 
@@ -51,7 +52,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
         return True
     if node.op == "call_module":
         return is_pure_module(gm.get_submodule(str(node.target)))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = target_name(node.target)
     if name in _RANDOM or name in _EFFECTS or node.target in _COUNTING_OPS:
         return False
     if is_counting_function(node):
@@ -66,7 +67,7 @@ def is_random(gm: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
         return isinstance(module, _RANDOM_MODULES) or (isinstance(module, _DROPOUTS) and module.training)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = target_name(node.target)
     return name in _RANDOM or name in _RANDOM_IN_PLACE
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from toponas_fx.analysis.arms import TAKING
 from toponas_fx.errors import CaptureError
 from toponas_fx.ops.choices import INDICES
 
@@ -161,7 +162,7 @@ def rounds_for(count: int, sizes: Collection[int]) -> int:
 
 def place(node: fx.Node) -> str:
     """Return what element of which draw a node is, alike for two nodes that take the same one."""
-    if node.target not in (operator.getitem, "select", "squeeze", "long", "view", "reshape"):
+    if node.target not in TAKING:
         return node.name
     args = fx.node.map_arg((node.args, dict(node.kwargs)), lambda inner: place(inner))
     return f"{node.target}{args}"

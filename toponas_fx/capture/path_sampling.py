@@ -39,6 +39,7 @@ from toponas_fx.capture.small_batches import (
     sized,
 )
 from toponas_fx.errors import CaptureError, ForeignDrawError
+from toponas_fx.ir.targets import target_name
 from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.ops.choices import INDICES
 from toponas_fx.progress import step
@@ -141,8 +142,7 @@ def _reads(fast: nn.Module, graph: fx.Graph, is_source: Callable[[nn.Module, fx.
 
 
 def _is_index(fast: nn.Module, node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name in INDICES
+    return target_name(node.target) in INDICES
 
 
 # -- all paths ---------------------------------------------------------------------------------------------------------
@@ -169,14 +169,16 @@ class _Paths:
         if first is None or second is None:
             raise UnlikePathsError("its inputs have no batch")
         sizes = self._domains(first) if chooses else None
-        forced = Forcing(0, None, _given(sizes, 0, None))
+        forced = _forced(sizes, 0)
         runs = [self._run(first, forced, self.numbers)]
         known = forced.sizes | set(sizes or ())
         count = max(known, default=0)
-        if not 1 < count <= MOST:
+        if count < 2:
+            raise UnlikePathsError("what is drawn is no index of one of several")
+        if count > MOST:
             raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
-        runs += [self._run(first, Forcing(t, None, _given(sizes, t, None)), self.numbers) for t in range(1, count)]
-        plain = self._run(first, Forcing(0, None, _given(sizes, 0, None), is_plain=True), self.numbers)
+        runs += [self._run(first, _forced(sizes, turn), self.numbers) for turn in range(1, count)]
+        plain = self._run(first, _forced(sizes, 0, is_plain=True), self.numbers)
         if not is_same_run(runs[0].graph, plain.graph):
             raise UnlikePathsError("forward asks what type an integer is that was drawn or given")
         merged = merge_paths([found.graph for found in runs])
@@ -187,7 +189,7 @@ class _Paths:
             raise UnlikePathsError("a number that changes has no other value that may be tried")
         rounds = range(rounds_for(max(forced.count, len(sizes or ())), known))
         mixed = [
-            self._run(second, Forcing(turn, of, _given(sizes, turn, of)), others)
+            self._run(second, _forced(sizes, turn, of), others)
             for of in rounds
             for turn in (range(count) if of == 0 else FURTHER_TURNS)
         ]
@@ -240,11 +242,12 @@ class _Paths:
         return False
 
 
-def _given(sizes: Sequence[int] | None, turn: int, round: int | None) -> list[int] | None:
-    """Return the integers of a run; None where they are no choices."""
-    if sizes is None:
-        return None
-    return [index_of(turn, round, number, size) for number, size in enumerate(sizes, start=1)]
+def _forced(sizes: Sequence[int] | None, turn: int, round: int | None = None, *, is_plain: bool = False) -> Forcing:
+    """Return what decides a run; ``sizes`` are how many values given integers may have, None where they stay."""
+    given = None
+    if sizes is not None:
+        given = [index_of(turn, round, number, size) for number, size in enumerate(sizes, start=1)]
+    return Forcing(turn, round, given, is_plain=is_plain)
 
 
 def _as_recording(

@@ -29,6 +29,7 @@ from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.capture.symbolic_sizes import RecordedInt
 from toponas_fx.capture.torch_calls import GRAD_MODE, METADATA, canonical, forbidden, name_of
 from toponas_fx.capture.values import ValueTable, user_location
+from toponas_fx.ir.targets import target_name
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import foreign_generators
 from toponas_fx.module_tree.layers import is_leaf
@@ -190,9 +191,9 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
         tensors = [*(leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)), *hidden]
         versions = [_version(tensor) for tensor in tensors]
         value = run()
-        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        name = target_name(target)
         is_forced = self._forcing is not None and self._forcing.apply(name, args, kwargs, value)
-        if getattr(target, "__name__", "") == "_set_grad_enabled":
+        if name == "_set_grad_enabled":
             self._has_gradients = torch.is_grad_enabled()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if _version(tensor) != version]
         if isinstance(target, str) and op == "call_method" and target.endswith("_") and not target.endswith("__"):

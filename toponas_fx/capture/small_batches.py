@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from toponas_fx.capture import Capture, capture
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_like
 from toponas_fx.capture.inputs import Inputs, batch_of
+from toponas_fx.ir.targets import target_name
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.module_tree.isolation import in_mode
 from toponas_fx.progress import step
@@ -171,7 +172,7 @@ def is_same_use(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
 
 def cuts_what_differs(first: fx.Node, second: fx.Node) -> bool:
     """Return whether a node returns as many parts as a size says that differs between two runs."""
-    name = first.target if isinstance(first.target, str) else getattr(first.target, "__name__", "")
+    name = target_name(first.target)
     if first.op not in ("call_function", "call_method") or name not in _CUTTING:
         return False
     given = first.kwargs.get("dim", first.args[2] if len(first.args) > 2 else _CUTTING[name])

@@ -77,8 +77,7 @@ def images_gradient(x: Tensor, converts: bool) -> Tensor:
     """
     if not (converts and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last)):
         return x
-    pixels = x.permute(0, 2, 3, 1)
-    return pixels.view(-1).view(pixels.shape).permute(0, 3, 1, 2)
+    return own_gradient(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def every(x: Tensor, stride: tuple[int, int]) -> Tensor:

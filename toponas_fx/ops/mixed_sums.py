@@ -5,6 +5,7 @@ Shapes: ``n`` candidates of one edge.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,13 +30,13 @@ def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float]
     Returns:
         The sum, of the terms' shape.
     """
+    if len(terms) > 1 and _are_alike(terms, weights) and sees_plain_autograd():
+        return weighted_sum(terms, weights)  # type: ignore[arg-type]
     bare = [i for i, term in enumerate(terms) if not isinstance(term, Tensor)]
     if bare and len(bare) < len(terms):
         rest = [i for i in range(len(terms)) if i not in bare]
         shift = _added_left([terms[i] for i in bare], [weights[i] for i in bare])
         return _shifted([terms[i] for i in rest], [weights[i] for i in rest], shift)  # type: ignore[misc]
-    if len(terms) > 1 and _are_alike(terms, weights) and sees_plain_autograd():
-        return weighted_sum(terms, weights)  # type: ignore[arg-type]
     result: Tensor = _added_left(terms, weights)
     return result
 
@@ -70,7 +71,7 @@ def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
 
 
 def sum_of(row: Tensor, places: tuple[int, ...]) -> Tensor:
-    """Return the sum of some elements of a row, read at once.
+    """Return the sum of some elements of a row, read at once; not a number where another one is infinite.
 
     Args:
         row: ``f32[n]``.
@@ -79,8 +80,12 @@ def sum_of(row: Tensor, places: tuple[int, ...]) -> Tensor:
     Returns:
         ``f32[]``.
     """
-    chosen = [float(place in places) for place in range(row.shape[0])]
-    return torch.dot(row, row.new_tensor(chosen))
+    return torch.dot(row, row.new_tensor(_mask(row.shape[0], places)))
+
+
+@functools.cache
+def _mask(count: int, places: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(float(place in places) for place in range(count))
 
 
 def zeros_of(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -131,7 +132,9 @@ class _Outliner:
         result = self.outer.create_node("call_function", switch, args, name=name)
         result.meta.update(together[0].meta)
         for number, select in enumerate(together):
-            self._known[select] = result if len(together) == 1 else self.outer.call_function(_item, (result, number))
+            self._known[select] = (
+                result if len(together) == 1 else self.outer.call_function(operator.getitem, (result, number))
+            )
 
 
 def outlined_parts(graph: fx.Graph) -> Iterator[tuple[str, fx.Graph]]:
@@ -176,7 +179,3 @@ def _part(nodes: Sequence[fx.Node], operands: Sequence[fx.Node], results: Sequen
     values = tuple(known[value] if isinstance(value, fx.Node) else value for value in results)
     graph.output(values[0] if len(values) == 1 else values)
     return graph
-
-
-def _item(values: tuple[Any, ...], number: int) -> Any:
-    return values[number]
