@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 import toponas_fx
 from equality import assert_same, double, run
 from toponas_fx import passes
+from toponas_fx.compiling import decide_sharing
 from toponas_fx.compiling.fail_open import can_be_left_out, without
 from toponas_fx.passes import DEFAULT_PASSES, FuseSiblings, Recompute
 from toponas_fx.rewriting.pass_base import Pass, Repeat, Semantics
@@ -249,3 +250,16 @@ def test_passes_without_a_group_that_is_left_empty() -> None:
     assert can_be_left_out((one, other))
     assert not can_be_left_out((one, ALL[passes.ShareModules]))
     assert ALL[passes.ShareModules].semantics is Semantics.SHARES
+
+
+def test_a_fault_in_what_is_told_of_edges_ends_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide_sharing, "build_topology", fail)
+    with pytest.warns(UserWarning, match=f"Edges: its edges are not told, for a fault of ours .*{FAULT}") as caught:
+        fast = simplified()
+    assert len(caught) == 1
+    assert [note for note in fast.report.notes if FAULT in note]
+    assert not fast.report.mixtures
+    assert len(list(fast.parameters())) < len(list(model().parameters()))
+    assert_right(fast)
+    with pytest.raises(ZeroDivisionError, match=FAULT):
+        simplified(strict=True)

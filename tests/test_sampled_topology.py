@@ -89,3 +89,25 @@ def test_code_tells_what_is_computed_by_the_first_arm_that_reads_it() -> None:
     assert any(name.startswith("delayed_cells_0_edges_1_0_ops_") for name in names)
     assert len(set(names)) == len(names)
     assert "toponas_fx_runtime" not in gdas().code
+
+
+class TakesASum(nn.Module):
+    """What is drawn is one of three values that others read as well, of which two are the same mixed sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1), nn.ReLU()])
+        self.alphas = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = sum(weight * op(x) for weight, op in zip(self.alphas.softmax(0), self.ops, strict=True))
+        return mixed + [mixed, x, mixed][mixed.mean((2, 3)).argmax() % 3]
+
+
+def test_a_sum_that_is_drawn_as_a_whole_is_not_taken_apart() -> None:
+    graph = toponas_fx.topology(TakesASum(), torch.randn(2, 3, 8, 8))
+    assert sorted((data["drawn"], data["position"]) for *_, data in edges_of(graph) if "drawn" in data)[-3:] == [
+        (True, 0),
+        (True, 1),
+        (True, 2),
+    ]

@@ -138,7 +138,7 @@ def _summands(value: Any, factors: tuple[Any, ...]) -> Iterator[tuple[Any, tuple
     """Yield what an arm adds up, each with its factors; what other places compute is not taken apart."""
     inner: list[Any] = [] if not isinstance(value, fx.Node) or home(value) in (None, LAZY) else list(value.args)
     is_plain = len(inner) == 2 and not value.kwargs
-    if is_mixed_sum(value):
+    if inner and is_mixed_sum(value):
         for term, weight in zip(inner[0], inner[1], strict=True):
             yield from _summands(term, factors if weight == 1 else (*factors, weight))
     elif is_plain and value.target in ADDITIONS:

@@ -59,11 +59,22 @@ def deciding(sharing: Sharing, call: Call) -> Iterator[None]:
 def detection(fast: Any, state: State, captured: Capture) -> Observer:
     """Return what keeps the mixtures as the user wrote them, before anything is dropped or shared, and as they became.
 
-    Their algebra is read where the passes begin that compute the same by other arithmetic.
+    Their algebra is read where the passes begin that compute the same by other arithmetic. A fault in what is told of
+    them ends no search: they are not told then, which is said.
     """
     ends = set(map(id, [*_ends_of_algebra(state.passes)][-2:]))  # the last may fail and be left out
 
     def keep_detected(pass_: Pass, gm: fx.GraphModule) -> None:
+        try:
+            tell(pass_, gm)
+        except Exception as error:
+            if state.is_strict:
+                raise
+            note = f"its edges are not told, for a fault of ours ({type(error).__name__}: {error}; please report it)"
+            warnings.warn(f"{state.user_class.__name__}: {note}", stacklevel=2)
+            state.topology, state.edges, state.notes = None, (), [note]
+
+    def tell(pass_: Pass, gm: fx.GraphModule) -> None:
         if isinstance(pass_, DetectMixedOps):
             state.topology = build_topology(gm)
             state.edges = edges_of(gm, state.topology)
