@@ -17,6 +17,7 @@ from toponas_fx.passes.lower_for_device import LowerForDevice
 from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
 from toponas_fx.passes.recompute import Recompute
+from toponas_fx.passes.share_drawn import ShareDrawn
 from toponas_fx.passes.share_modules import ShareModules
 from toponas_fx.passes.share_prefixes import SharePrefixes
 from toponas_fx.passes.unstack_sums import UnstackSums
@@ -39,6 +40,7 @@ __all__ = [
     "MergeKernels",
     "NormalizeKernels",
     "Recompute",
+    "ShareDrawn",
     "ShareModules",
     "SharePrefixes",
     "UnstackSums",

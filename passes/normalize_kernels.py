@@ -66,10 +66,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from toponas_fx import ops
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.linear_ops import FUNCTIONS, LinearOp, linear_op
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.analysis.module_signature import is_norm
-from toponas_fx.analysis.norm_inputs import differing_kernels
+from toponas_fx.analysis.norm_inputs import differing_drawn_kernels, differing_kernels
 from toponas_fx.errors import PreconditionError
 from toponas_fx.ir.decisions import NormalizedKernel, sharing_of
 from toponas_fx.ir.tensor_type import TensorType
@@ -132,10 +133,8 @@ class NormalizeKernels(Pass):
             return Plan(tuple(_decided(gm)))
         matches: dict[fx.Node, OwnKernel] = {}
         refusals: list[Refusal] = []
-        for node in gm.graph.nodes:
-            if not _is_shared_norm(gm, node):
-                continue
-            for operation in differing_kernels(gm, node.args[0]):
+        for operations in _feeding_shared_norms(gm):
+            for operation in operations:
                 if not isinstance(operation.kernel, str):
                     continue
                 per = self.per
@@ -184,6 +183,19 @@ def convolve(
         return rewriter.call_function(F.linear, (operation.value, kernel, bias), type=kind)
     geometry = (operation.stride, tuple(padding), tuple(dilation), operation.groups)
     return rewriter.call_function(FUNCTIONS[operation.dims], (operation.value, kernel, bias, *geometry), type=kind)
+
+
+def _feeding_shared_norms(gm: fx.GraphModule) -> Iterator[list[LinearOp]]:
+    """Yield what differs between candidates before each shared norm."""
+    drawn: dict[Any, list[fx.Node]] = {}
+    for node in gm.graph.nodes:
+        if _is_shared_norm(gm, node):
+            if home(node) is None:
+                yield differing_kernels(gm, node.args[0])
+            else:
+                drawn.setdefault(node.target, []).append(node)
+    for calls in drawn.values():
+        yield differing_drawn_kernels(gm, calls)
 
 
 def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:

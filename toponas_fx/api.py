@@ -18,7 +18,7 @@ from toponas_fx.analysis.costs import Costs, graph_costs
 from toponas_fx.capture.inputs import Inputs, inputs_of, is_given
 from toponas_fx.capture.path_sampling import record_call
 from toponas_fx.compiling.compiler import build_program
-from toponas_fx.compiling.decide_sharing import detection
+from toponas_fx.compiling.decide_sharing import detection, shares_drawn
 from toponas_fx.errors import ArgumentError, CaptureError, GuardFailure, InputError, PassError, ToponasError
 from toponas_fx.facade.assembly import assemble
 from toponas_fx.facade.notes import note_on_names, note_on_writes
@@ -50,6 +50,7 @@ def simplify(
     mode: str = "share",
     passes: Sequence[Pass | Repeat] | None = None,
     normalize: str = "kernel",
+    share_sampled: bool = False,
     recompute: bool = False,
     tune: bool = False,
     strict: bool = False,
@@ -71,15 +72,16 @@ def simplify(
             order given. Mode ``"exact"`` leaves out those that share.
         normalize: ``"kernel"`` normalizes each differing kernel as a whole, ``"filter"`` each of its filters where
             a norm follows at once.
+        share_sampled: whether candidates share modules also where a step draws one of them, in mode ``"share"``: fewer
+            parameters and less state of an optimizer, at the same time a step. Otherwise such a model is kept exactly.
         recompute: whether ReLU and poolings are computed again in the backward pass where that saves memory; the
             function stays the same, no norm runs twice.
         tune: whether exact alternatives (which kernels merge, the layout of images, what is fused, batched and
             lowered; never what is shared) are measured with ``example_inputs``, in steps of this model on its device.
             The fastest are kept, remembered by device, sizes and model, and printed. In mode ``"exact"`` a model that
             the original outruns is left as written. Without it, sizes decide.
-        strict: whether a pass that fails is an error, at once or in a later call; or else it is undone, a warning and
-            the report name it, and the search goes on without it. ``TOPONAS_STRICT=1`` or any ``TOPONAS_DEBUG`` in
-            the environment asks for it too.
+        strict: whether a pass that fails is an error; or else it is undone, a warning and the report name it, and the
+            search goes on. ``TOPONAS_STRICT=1`` or any ``TOPONAS_DEBUG`` in the environment asks for it too.
 
     Returns:
         The simplified model; ``fast.report`` says what was done and why not more.
@@ -99,7 +101,7 @@ def simplify(
             is shared is then decided by the first later training call that mixes candidates; parameters leave with that
             call, are named in a warning, and checkpoints keep all names.
     """
-    chosen = checked_passes(model, mode, passes, normalize) + ((Recompute(),) if recompute else ())
+    chosen = checked_passes(model, mode, passes, normalize, share_sampled) + ((Recompute(),) if recompute else ())
     inferred = not is_given(example_inputs, example_kwargs)
     if tune and inferred:
         raise ArgumentError("tune=True measures steps: pass example_inputs of the size that the search has")
@@ -125,7 +127,7 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
         before = raw or before
         first = None if raw is None else fast._toponas.programs[0]
         samples = first is not None and bool(selects(first.graph))
-        mixes = first is not None and first.has_mixtures is not False and not samples
+        mixes = shares_drawn(fast._toponas.passes) if samples else first is not None and first.has_mixtures is not False
         fast._toponas.sharing.is_decided = mode == "exact" or mixes
         watch_layers(fast, fast._toponas.sharing)
         told = []

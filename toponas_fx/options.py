@@ -9,7 +9,7 @@ from torch import nn
 
 from toponas_fx.capture.inputs import check_tensors
 from toponas_fx.errors import ArgumentError
-from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels
+from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels, ShareDrawn
 from toponas_fx.rewriting.pass_base import Pass, Repeat, Semantics, broken_contract, in_stages
 from toponas_fx.runtime.simplified_module import SimplifiedModule
 
@@ -19,7 +19,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def checked_passes(
-    model: nn.Module, mode: str, passes: Sequence[Pass | Repeat] | None, normalize: str
+    model: nn.Module, mode: str, passes: Sequence[Pass | Repeat] | None, normalize: str, share_sampled: bool = False
 ) -> tuple[Pass | Repeat, ...]:
     """Return the passes to run.
 
@@ -28,6 +28,7 @@ def checked_passes(
         mode: of ``MODES``.
         passes: each is put in its stage; ``DEFAULT_PASSES`` where None.
         normalize: of ``NORMALIZE``.
+        share_sampled: whether candidates share modules also where one is drawn.
 
     Raises:
         ArgumentError: the model is none that can be simplified, or an option is unknown.
@@ -46,7 +47,9 @@ def checked_passes(
         raise ArgumentError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
     if normalize not in NORMALIZE:
         raise ArgumentError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, not {normalize!r}")
-    chosen = list(DEFAULT_PASSES if passes is None else passes)
+    if share_sampled and mode != "share":
+        raise ArgumentError(f"share_sampled=True shares modules, which mode {mode!r} does not")
+    chosen = [*(DEFAULT_PASSES if passes is None else passes), *([ShareDrawn()] if share_sampled else [])]
     for entry in chosen:
         for pass_ in entry.passes if isinstance(entry, Repeat) else (entry,):
             broken = broken_contract(pass_)

@@ -132,6 +132,7 @@ def _simplify(model: nn.Module, batch: Batch, row: Row) -> Prepared:
         start = time.perf_counter()
         passes = _passes_without(row.without)
         inputs = batch.inputs(0)
-        fast: Any = toponas_fx.simplify(model, inputs, mode=row.mode, recompute=row.recompute, passes=passes)
+        options: dict[str, Any] = {"recompute": row.recompute, "share_sampled": row.share_sampled}
+        fast: Any = toponas_fx.simplify(model, inputs, mode=row.mode, passes=passes, **options)
         seconds = time.perf_counter() - start
     return Prepared(fast, batch, seconds, tuple(dict.fromkeys(str(warning.message) for warning in caught)))

@@ -59,6 +59,7 @@ class Row:
         network: of the space's.
         mode: of `simplify`, or None to leave the network as written.
         recompute: likewise, of `simplify`.
+        share_sampled: likewise.
         without: the pass that is left out, by name.
         channels_last: whether images and kernels are in torch's channels-last layout.
         checkpointed: whether each cell's inside is computed again in the backward pass instead of stored.
@@ -70,6 +71,7 @@ class Row:
     network: str = "supernet"
     mode: str | None = None
     recompute: bool = False
+    share_sampled: bool = False
     without: str | None = None
     channels_last: bool = False
     checkpointed: bool = False
@@ -124,7 +126,8 @@ class Space:
             Row("share-recompute", 'mode="share", recompute=True', mode="share", recompute=True),
         ]
         if self.sampled:
-            return rows
+            label = 'mode="share", share_sampled=True'
+            return [*rows, Row("share-sampled", label, mode="share", share_sampled=True)]
         rows += [
             Row("checkpointed", "untouched, cells checkpointed", checkpointed=True),
             Row("partial", "partial channels, K=4", "partial"),

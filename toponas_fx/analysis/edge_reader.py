@@ -11,10 +11,12 @@ from torch import fx
 
 from toponas_fx import ops
 from toponas_fx.analysis.algebra_text import Expression, Weight, written
+from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import is_zero
 from toponas_fx.analysis.linear_ops import linear_op
 from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum
 from toponas_fx.analysis.node_kinds import Layer, layer_of
+from toponas_fx.ir.decisions import sharing_of
 
 _NORMS = {"BatchNorm": "BN", "GroupNorm": "GN", "LayerNorm": "LN", "InstanceNorm": "IN", "RMSNorm": "RMSNorm"}
 _LEAVES = "xyz"
@@ -122,7 +124,7 @@ class EdgeReader:
         if layer.kind == "product" and len(node.args) == 2:
             return self._product(node, args)
         read = tuple(map(self.read, args)) + ((Expression("…"),) if layer.kind in ("add", "product") else ())
-        is_own, options = layer.kind in _OWN, _options(self.gm, node)
+        is_own, options = layer.kind in _OWN and not _is_shared(self.gm, node), _options(self.gm, node)
         return Expression(_letters(layer), read, kernel=self._kernel(node), is_own=is_own, options=options)
 
     def _next_leaf(self) -> Expression:
@@ -205,6 +207,11 @@ def _options(gm: fx.GraphModule, node: fx.Node) -> tuple[str, ...]:
         given = {**{str(i): value for i, value in enumerate(node.args)}, **node.kwargs}
     plain = {name: value for name, value in given.items() if name not in ("inplace", "training")}
     return tuple(f"{name}={value}" for name, value in plain.items() if not isinstance(value, fx.Node))
+
+
+def _is_shared(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node calls, in one arm of a choice, a module that took the place of others."""
+    return node.op == "call_module" and home(node) is not None and node.target in sharing_of(gm).ties.values()
 
 
 def _is_split(node: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -77,6 +77,13 @@ def differing_kernels(gm: fx.GraphModule, value: fx.Node) -> list[LinearOp]:
         if isinstance(term, fx.Node):
             found += feeding_kernels(gm, term) + _below(gm, term)
     return found
+
+
+def differing_drawn_kernels(gm: fx.GraphModule, calls: Sequence[fx.Node]) -> list[LinearOp]:
+    """Return the linear operations that feed a norm in one candidate and not in all: calls of it, each in an arm."""
+    found = [feeding_kernels(gm, call.args[0]) for call in calls]  # type: ignore[arg-type]
+    common = set.intersection(*({operation.kernel for operation in operations} for operations in found))
+    return [operation for operations in found for operation in operations if operation.kernel not in common]
 
 
 def _below(gm: fx.GraphModule, term: fx.Node) -> list[LinearOp]:

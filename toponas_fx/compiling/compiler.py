@@ -16,14 +16,22 @@ from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_sampling import record_call
 from toponas_fx.capture.small_batches import SECOND, Recording, capture_small
-from toponas_fx.compiling.decide_sharing import LateDecision, deciding, detection, may_decide, may_report
+from toponas_fx.compiling.decide_sharing import (
+    LateDecision,
+    deciding,
+    detection,
+    for_sampled,
+    may_decide,
+    may_report,
+    shares_drawn,
+)
 from toponas_fx.compiling.fail_open import leave_out, run_open
 from toponas_fx.errors import CaptureError, PassError, PreconditionError, ToponasError
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import collector_off
 from toponas_fx.passes import DetectMixedOps
 from toponas_fx.progress import progress
-from toponas_fx.rewriting.pass_base import Pass, without_sharing
+from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord
 from toponas_fx.runtime.program import Call, Program
 from toponas_fx.runtime.refusals import change_reason, changing_value, refuse, refuse_failed, tell
@@ -154,13 +162,14 @@ def symbolic_numbers(state: State, call: Call, tree: TreeIndex) -> Numbers:
 def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program | None:
     """Build a program for a later capture; it may decide what is shared, or be reported, where none did before."""
     is_sampled = bool(selects(recorded.capture.graph))
-    if not (may_report(state, call) if is_sampled else may_decide(state.sharing, call)):
+    shares = not is_sampled or shares_drawn(state.passes)
+    if not (may_decide(state.sharing, call) if shares else may_report(state, call)):
         return build_program(fast, recorded, call, state.passes)[0]
     late = LateDecision.before(fast, recorded.capture)
     program, records = build_program(fast, recorded, call, state.passes, detection(fast, state, recorded.capture))
-    if program is not None and is_sampled:
+    if program is not None and not shares:
         late.report(program.graph, records)
-    elif program is not None and program.has_mixtures:
+    elif program is not None and (is_sampled or program.has_mixtures):
         late.hold(program.graph, records)
     else:
         late.forget()
@@ -200,7 +209,7 @@ def build_program(
     captured = recorded.capture
     is_sampled = bool(selects(captured.graph))
     if is_sampled:  # one candidate is alive at a time: nothing is shared for the others' sake
-        passes = without_sharing(passes)
+        passes = for_sampled(passes)
     has_mixtures: list[bool] = []
 
     def look(pass_: Pass, gm: fx.GraphModule) -> None:

@@ -23,14 +23,24 @@ from toponas_fx.analysis.topology import build_topology
 from toponas_fx.capture import Capture
 from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
-from toponas_fx.passes import DetectMixedOps
+from toponas_fx.passes import DetectMixedOps, NormalizeKernels, ShareDrawn
 from toponas_fx.report.building import ONE_AT_A_TIME, UNREAD, build_report, unused_notes
-from toponas_fx.rewriting.pass_base import Pass
+from toponas_fx.rewriting.pass_base import Pass, without_sharing
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.runtime.inspection import at_work
 from toponas_fx.runtime.normalized_layers import watch_layers
 from toponas_fx.runtime.program import Call
 from toponas_fx.runtime.state import State
+
+
+def shares_drawn(passes: Passes) -> bool:
+    """Tell whether candidates of edges that draw one share modules, as ``simplify(share_sampled=True)`` asks."""
+    return any(isinstance(pass_, ShareDrawn) for pass_ in flatten(passes))
+
+
+def for_sampled(passes: Passes) -> Passes:
+    """Return the passes for a graph that draws candidates: one is alive at a time, and nothing merges."""
+    return without_sharing(passes, *((ShareDrawn, NormalizeKernels) if shares_drawn(passes) else ()))
 
 
 def may_decide(sharing: Sharing, call: Call) -> bool:
@@ -79,7 +89,8 @@ def detection(fast: Any, state: State, captured: Capture) -> Observer:
             state.topology = build_topology(gm)
             state.edges = edges_of(gm, state.topology)
             state.notes = unused_notes(fast, captured.entered, gm) if state.edges else []
-            state.notes += [ONE_AT_A_TIME] if any(drawn_edges(gm.graph)) else []
+            if any(drawn_edges(gm.graph)) and not shares_drawn(state.passes):
+                state.notes.append(ONE_AT_A_TIME)
         if id(pass_) in ends:
             state.edges = with_results(gm, state.edges)
 
@@ -127,25 +138,29 @@ class LateDecision:
             state.programs.clear()
         watch_layers(self.fast, sharing)
         state.index, state.structure = TreeIndex.of(self.fast), None
-        notes = [*(state.report.notes if state.report is not None else ()), *state.notes]
+        notes = self._notes()
         gone = self._parameters_that_left()
         name = state.user_class.__name__
         if gone:
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
             notes.append(
-                f"shares modules from this call on, the first in training that mixes candidates: `{gone[0]}`{more} "
-                "left parameters() and learn no more, the first alike candidate's take their place; checkpoints keep "
-                "all names"
+                f"shares modules from this call on, the first in training that has several candidates: `{gone[0]}`"
+                f"{more} left parameters() and learn no more, the first alike candidate's take their place; "
+                "checkpoints keep all names"
             )
             warnings.warn(f"{name} {notes[-1]}", stacklevel=2)
         self._report(graph, records, notes)
 
     def report(self, graph: fx.Graph, records: list[PassRecord]) -> None:
         """Let the report be on all paths, where it was on one of them."""
+        self._report(graph, records, self._notes())
+
+    def _notes(self) -> list[str]:
+        """Return the report's notes, less those on the capture that it was on, and those on this one."""
         state: State = self.fast._toponas
         *_, gone = self.shown
-        kept = [note for note in state.report.notes if note not in gone and not note.startswith(UNREAD)]
-        self._report(graph, records, [*kept, *state.notes])
+        told = () if state.report is None else state.report.notes
+        return [*(note for note in told if note not in gone and not note.startswith(UNREAD)), *state.notes]
 
     def forget(self) -> None:
         """Let the topology be that of what the report is on."""

@@ -130,12 +130,12 @@ def in_stages(passes: Sequence[Pass | Repeat]) -> tuple[Pass | Repeat, ...]:
     return tuple(sorted(passes, key=lambda entry: entry.stage))
 
 
-def without_sharing(passes: Sequence[Pass | Repeat]) -> tuple[Pass | Repeat, ...]:
-    """Return passes less those that share modules."""
+def without_sharing(passes: Sequence[Pass | Repeat], *spared: type[Pass]) -> tuple[Pass | Repeat, ...]:
+    """Return passes less those that share modules; those of some classes stay."""
     kept: list[Pass | Repeat] = []
     for entry in passes:
         inner = entry.passes if isinstance(entry, Repeat) else (entry,)
-        exact = [pass_ for pass_ in inner if pass_.semantics is not Semantics.SHARES]
+        exact = [pass_ for pass_ in inner if pass_.semantics is not Semantics.SHARES or isinstance(pass_, spared)]
         if exact:
             kept.append(Repeat(*exact) if isinstance(entry, Repeat) else entry)
     return tuple(kept)
