@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toponas_fx.passes.batch_kernels import BatchKernels
 from toponas_fx.passes.combine_terms import CombineTerms
+from toponas_fx.passes.convert_layout import ConvertLayout
 from toponas_fx.passes.deduplicate import Deduplicate
 from toponas_fx.passes.detect_mixed_ops import DetectMixedOps
 from toponas_fx.passes.drop_neutral import DropNeutral
@@ -13,7 +14,8 @@ from toponas_fx.passes.float_modules import FloatModules
 from toponas_fx.passes.fold_scales import FoldScales
 from toponas_fx.passes.fold_weights import FoldWeights
 from toponas_fx.passes.fuse_siblings import FuseSiblings
-from toponas_fx.passes.lower_for_device import LowerForDevice
+from toponas_fx.passes.lower_depthwise import LowerDepthwise
+from toponas_fx.passes.lower_pooling import LowerPooling
 from toponas_fx.passes.merge_kernels import MergeKernels
 from toponas_fx.passes.normalize_kernels import NormalizeKernels
 from toponas_fx.passes.recompute import Recompute
@@ -27,6 +29,7 @@ __all__ = [
     "DEFAULT_PASSES",
     "BatchKernels",
     "CombineTerms",
+    "ConvertLayout",
     "Deduplicate",
     "DetectMixedOps",
     "DropNeutral",
@@ -36,7 +39,8 @@ __all__ = [
     "FoldScales",
     "FoldWeights",
     "FuseSiblings",
-    "LowerForDevice",
+    "LowerDepthwise",
+    "LowerPooling",
     "MergeKernels",
     "NormalizeKernels",
     "Recompute",
@@ -63,7 +67,9 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     FoldWeights(),  # into what merging left
     BatchKernels(),  # once no pass looks for the arithmetic of one edge
     FoldScales(),  # of the kernels that were too large for that
-    LowerForDevice(),  # the operations are what they will be
+    LowerDepthwise(),  # the operations are what they will be
+    LowerPooling(),
+    ConvertLayout(),  # once they are what will read the images
     EliminateDeadCode(),  # what the rules left unread
 )
 """What ``simplify`` runs unless told otherwise, in the order of its passes' stages."""

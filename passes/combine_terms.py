@@ -48,6 +48,7 @@ from toponas_fx import ops
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.rewriting.sum_terms import SumTerms
 
 
 @dataclass(frozen=True)
@@ -91,20 +92,13 @@ class CombineTerms(Pass):
 
     def apply(self, match: EqualTerms, rewriter: Rewriter) -> None:
         """Keep the first term with the sum of the weights."""
-        node = match.sum_node
-        terms: list[Any] = list(node.args[0])  # type: ignore[arg-type]
-        weights: list[Any] = list(node.args[1])  # type: ignore[arg-type]
-        edges: list[Any] = list(node.args[2])  # type: ignore[arg-type]
+        found = SumTerms(match.sum_node)
         first, *rest = match.positions
-        chosen = [weights[i] for i in match.positions]
-        with rewriter.before(node, *match.nodes):
-            weights[first] = 1.0 if _are_all_shares(chosen) else _add(rewriter, chosen)
-        for i in reversed(rest):
-            del terms[i], weights[i], edges[i]
-        if weights == [1.0]:
-            rewriter.replace(node, terms[0])
-        else:
-            rewriter.update(node, (terms, weights, tuple(edges)))
+        chosen = [found.weights[i] for i in match.positions]
+        with rewriter.before(match.sum_node, *match.nodes):
+            found.weights[first] = 1.0 if _are_all_shares(chosen) else _add(rewriter, chosen)
+        found.drop(rest)
+        found.write(rewriter)
 
 
 def _add(rewriter: Rewriter, weights: list[Any]) -> Any:

@@ -44,7 +44,7 @@ from toponas_fx.analysis import arms
 from toponas_fx.analysis.effects import is_counting_norm, is_pure
 from toponas_fx.analysis.image_layouts import exits
 from toponas_fx.analysis.memory import Memory
-from toponas_fx.analysis.module_signature import signature
+from toponas_fx.analysis.value_numbers import value_key
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 
@@ -79,7 +79,7 @@ class Deduplicate(Pass):
         groups: dict[fx.Node, list[fx.Node]] = {}
         refusals: list[Refusal] = []
         for node in gm.graph.nodes:
-            key = _key(gm, node, stands_for)
+            key = value_key(gm, node, stands_for)
             if key is None:
                 continue
             twin = first.setdefault(key, node)
@@ -140,23 +140,6 @@ def _kind(gm: fx.GraphModule, node: fx.Node) -> str:
     return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
 
 
-def _key(gm: fx.GraphModule, node: fx.Node, stands_for: dict[fx.Node, fx.Node]) -> Any:
-    """Return what equal nodes have in common, or None for a node that computes nothing."""
-    if node.op in ("placeholder", "output"):
-        return None
-    target: Any = node.target
-    if node.op == "call_module":
-        module = gm.get_submodule(str(node.target))
-        owns = next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
-        target = id(module) if owns and not is_counting_norm(module) else signature(module)
-
-    def stand_in(value: fx.Node) -> fx.Node:
-        return stands_for.get(value, value)
-
-    arguments = fx.node.map_arg((node.args, dict(node.kwargs)), stand_in)
-    return node.op, target, _comparable(arguments), node.meta.get("grad", True)
-
-
 def _is_counting_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and is_counting_norm(gm.get_submodule(str(node.target)))
 
@@ -176,17 +159,6 @@ def _why_not_pure(gm: fx.GraphModule, node: fx.Node) -> str:
         counts = gm.get_submodule(str(node.target)).momentum is None
         return "their statistics are means over all batches" if counts else "their running statistics differ"
     return "it draws at random, writes in place or has effects"
-
-
-def _comparable(value: Any) -> Any:
-    """Turn arguments into something hashable in which 1, 1.0 and True differ."""
-    if isinstance(value, dict):
-        return tuple((key, _comparable(item)) for key, item in value.items())
-    if isinstance(value, tuple | list):
-        return type(value).__name__, tuple(_comparable(item) for item in value)
-    if isinstance(value, slice):
-        return "slice", _comparable((value.start, value.stop, value.step))
-    return type(value), repr(value) if isinstance(value, float) else value
 
 
 def example() -> tuple[nn.Module, Tensor]:

@@ -46,6 +46,7 @@ from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.rewriting.sum_terms import SumTerms
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,11 @@ class DropZeroCandidates(Pass):
 
     def apply(self, match: ZeroTerms, rewriter: Rewriter) -> None:
         """Remove the terms from the sum."""
-        terms: Any
-        weights: Any
-        edges: Any
-        terms, weights, edges = match.sum_node.args
-        zeros = match.nodes[1:]
-        rest = [i for i in range(len(terms)) if i not in match.dropped]
-        new_terms = [0.0 if i in match.kept else terms[i] for i in rest]
-        rewriter.update(match.sum_node, (new_terms, [weights[i] for i in rest], tuple(edges[i] for i in rest)))
+        found, zeros = SumTerms(match.sum_node), match.nodes[1:]
+        for position in match.kept:
+            found.terms[position] = 0.0
+        found.drop(match.dropped)
+        rewriter.update(match.sum_node, (found.terms, found.weights, tuple(found.edges)))
         rewriter.erase_unread(node for node in zeros if not node.users)
 
 

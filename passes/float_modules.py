@@ -57,7 +57,7 @@ Refuses:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,9 +66,10 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_pure
-from toponas_fx.analysis.mixed_ops import Mixture, mixtures
+from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.model_reads import inputs_from
 from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
-from toponas_fx.analysis.stages import cheaper_placement, norms_of
+from toponas_fx.analysis.stages import alike_stages, cheaper_placement
 from toponas_fx.errors import PreconditionError
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
@@ -120,7 +121,7 @@ class FloatModules(Pass):
         calls = ModuleCalls.of(gm)
         for mixture in mixtures(gm.graph):
             placement = cheaper_placement(calls, mixture) if self.placement == "auto" else self.placement
-            for group in _alike_stages(calls, mixture, placement):
+            for group in alike_stages(calls, mixture, placement):
                 reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}
                 reasons |= why_not_together({call: group[call] for call in group if reasons[call] is None})
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
@@ -156,26 +157,6 @@ class FloatModules(Pass):
             rewriter.tie(kept, str(call.target))
 
 
-def _alike_stages(calls: ModuleCalls, mixture: Mixture, placement: str) -> Iterator[dict[fx.Node, fx.Node]]:
-    """Yield groups of alike norms, each with its candidate's weight; ends alone are share-modules' business."""
-    groups: dict[Any, dict[fx.Node, fx.Node]] = {}
-    for term, weight in zip(mixture.terms, mixture.weights, strict=True):
-        norm = _norm_at(calls, term, mixture, placement)
-        likeness = calls.likeness(norm)
-        if likeness is not None:
-            groups.setdefault(likeness, {})[norm] = weight  # type: ignore[index]
-    for group in groups.values():
-        ends = [call for call in group if call in mixture.terms]
-        is_shared_at_end = len(ends) == len(group) or (placement == "last" and len(ends) > 1)
-        if len(group) > 1 and not is_shared_at_end:
-            yield group
-
-
-def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) -> fx.Node | None:
-    norms = norms_of(calls, mixture, term)
-    return (norms[0] if placement == "first" else norms[-1]) if norms else None
-
-
 def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any) -> str | None:
     if calls.model.memory.is_written(call):
         return "its result is written in place, and several candidates would read it"
@@ -187,7 +168,8 @@ def _why_not(calls: ModuleCalls, call: fx.Node, weight: Any) -> str | None:
 def _why_not_movable(calls: ModuleCalls, match: AlikeStages) -> str | None:
     """The shared stage runs where the first of them ran: what the others read must be computable by then."""
     anchor = min(match.calls)
-    for node in _later_ancestors([*(call.args[0] for call in match.calls), *match.weights], anchor):
+    read: list[Any] = [*(call.args[0] for call in match.calls), *match.weights]
+    for node in sorted(inputs_from(read, anchor)):
         if node in match.calls:
             return "one of the stages reads another"
         if not is_pure(calls.gm, node):
@@ -196,18 +178,6 @@ def _why_not_movable(calls: ModuleCalls, match: AlikeStages) -> str | None:
             return f"`{node.target}`, which a stage reads, cannot move: what it reads is written in place before it"
     reasons = (calls.why_not_moved(call, anchor) for call in match.calls)
     return next((reason for reason in reasons if reason is not None), None)
-
-
-def _later_ancestors(nodes: Sequence[Any], anchor: fx.Node) -> list[fx.Node]:
-    """Return the nodes themselves and what they are computed from, as far as it stands at or after ``anchor``."""
-    found: set[fx.Node] = set()
-    queue = [node for node in nodes if not node < anchor]
-    while queue:
-        node = queue.pop()
-        if node not in found:
-            found.add(node)
-            queue += [parent for parent in node.all_input_nodes if not parent < anchor]
-    return sorted(found)
 
 
 def example() -> tuple[nn.Module, Tensor]:

@@ -66,8 +66,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis.normalized_kernels import is_normalized
 from toponas_fx.ir.tensor_type import TensorType
-from toponas_fx.passes.normalize_kernels import is_normalized
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 

@@ -56,7 +56,7 @@ from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.analysis.pooling_ops import avg_pool
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.ops import average_pooling
-from toponas_fx.passes.normalize_kernels import convolve
+from toponas_fx.rewriting.convolutions import convolve
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 

@@ -49,9 +49,10 @@ from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.merge_cost import Grid, cheapest_sets
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.ir.tensor_type import TensorType
-from toponas_fx.passes.normalize_kernels import convolve
+from toponas_fx.rewriting.convolutions import convolve
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.rewriting.sum_terms import SumTerms
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,13 @@ class MergeKernels(Pass):
     def apply(self, match: Mergeable, rewriter: Rewriter) -> None:
         """Sum the kernels, then convolve once."""
         sum_node, operations, grid = match.sum_node, match.operations, match.grid
-        terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
-        weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
-        edges: list[int] = list(sum_node.args[2])  # type: ignore[arg-type]
-        positions = [terms.index(operation.node) for operation in operations]
-        chosen = [weights[i] for i in positions]
+        found = SumTerms(sum_node)
+        first, *rest = positions = [found.terms.index(operation.node) for operation in operations]
+        chosen = [found.weights[i] for i in positions]
         befores = [_before(operation, grid) for operation in operations]
         dilations = [_spacing(operation, grid) for operation in operations]
         with rewriter.before(sum_node, *match.nodes):
-            kernels = [_as_node(rewriter, operation.kernel) for operation in operations]
+            kernels = [rewriter.tensor(operation.kernel) for operation in operations]
             shape = (*operations[0].kernel_shape[:2], *grid.size)
             kind = TensorType(kernels[0].meta["type"].dtype, shape)
             merged = rewriter.call_function(
@@ -134,13 +133,9 @@ class MergeKernels(Pass):
             )
             bias = _merge_biases(rewriter, operations, chosen)
             new = convolve(rewriter, operations[0], merged, bias, grid.padding, grid.dilation)
-        terms[positions[0]], weights[positions[0]] = new, 1.0
-        for i in sorted(positions[1:], reverse=True):
-            del terms[i], weights[i], edges[i]
-        if weights == [1.0]:
-            rewriter.replace(sum_node, new)
-        else:
-            rewriter.update(sum_node, (terms, weights, tuple(edges)))
+        found.put(first, new, 1.0)
+        found.drop(rest)
+        found.write(rewriter)
         rewriter.erase_unread(match.nodes)
 
 
@@ -167,17 +162,11 @@ def _spacing(operation: LinearOp, grid: Grid) -> tuple[int, ...]:
     return tuple(step // spacing if size > 1 else 1 for step, spacing, size in parts)
 
 
-def _as_node(rewriter: Rewriter, kernel: str | fx.Node) -> fx.Node:
-    if isinstance(kernel, fx.Node):
-        return kernel
-    return rewriter.read(kernel, type=TensorType.of(rewriter.gm.get_parameter(kernel)))
-
-
 def _merge_biases(rewriter: Rewriter, operations: Sequence[LinearOp], weights: list[Any]) -> fx.Node | None:
     pairs = [(op.bias, weight) for op, weight in zip(operations, weights, strict=True) if op.bias is not None]
     if not pairs:
         return None
-    biases = [_as_node(rewriter, bias) for bias, _ in pairs]
+    biases = [rewriter.tensor(bias) for bias, _ in pairs]
     return rewriter.call_function(
         ops.merge_biases, (biases, [weight for _, weight in pairs]), type=biases[0].meta["type"]
     )

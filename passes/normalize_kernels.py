@@ -57,23 +57,23 @@ Refuses:
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from toponas_fx import ops
-from toponas_fx.analysis.arms import home
-from toponas_fx.analysis.linear_ops import FUNCTIONS, LinearOp, linear_op
-from toponas_fx.analysis.mixed_ops import is_mixed_sum
-from toponas_fx.analysis.module_signature import is_norm
-from toponas_fx.analysis.norm_inputs import differing_drawn_kernels, differing_kernels
-from toponas_fx.errors import PreconditionError
-from toponas_fx.ir.decisions import NormalizedKernel, sharing_of
-from toponas_fx.ir.tensor_type import TensorType
+from toponas_fx.analysis.linear_ops import LinearOp
+from toponas_fx.analysis.normalized_kernels import (
+    decided_operations,
+    decided_reads,
+    feeding_shared_norms,
+    feeds_channel_norm_at_once,
+)
+from toponas_fx.ir.decisions import sharing_of
+from toponas_fx.rewriting.convolutions import convolve
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 
@@ -130,15 +130,17 @@ class NormalizeKernels(Pass):
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find the kernels: by what they feed at first, by what was decided later."""
         if sharing_of(gm).is_decided:
-            return Plan(tuple(_decided(gm)))
+            own = [OwnKernel(operation, decision.per) for operation, decision in decided_operations(gm)]
+            reads = [BareRead(*read) for read in decided_reads(gm) if read[0].meta.get("made_by") != self.name]
+            return Plan((*own, *reads))
         matches: dict[fx.Node, OwnKernel] = {}
         refusals: list[Refusal] = []
-        for operations in _feeding_shared_norms(gm):
+        for operations in feeding_shared_norms(gm):
             for operation in operations:
                 if not isinstance(operation.kernel, str):
                     continue
                 per = self.per
-                if per == "filter" and not _feeds_channel_norm_at_once(gm, operation.node):
+                if per == "filter" and not feeds_channel_norm_at_once(gm, operation.node):
                     refusals.append(Refusal((operation.node,), f"`{operation.kernel}` normalized per kernel only"))
                     per = "kernel"
                 matches[operation.node] = OwnKernel(operation, per)
@@ -153,12 +155,12 @@ class NormalizeKernels(Pass):
         node = operation.node
         assert isinstance(operation.kernel, str)
         with rewriter.before(node):
-            kernel = _read(rewriter, operation.kernel)
+            kernel = rewriter.parameter(operation.kernel)
             scale = rewriter.call_function(ops.kernel_scale, (kernel, match.per))
             normalized = rewriter.call_function(operator.mul, (kernel, scale), type=kernel.meta["type"])
             bias: Any = operation.bias
             if isinstance(bias, str):
-                read = _read(rewriter, bias)
+                read = rewriter.parameter(bias)
                 bias = rewriter.call_function(ops.scale_bias, (read, scale), type=read.meta["type"])
             new = convolve(rewriter, operation, normalized, bias, operation.padding, operation.dilation)
         sources = [part for part in (operation.kernel, operation.bias) if isinstance(part, str)]
@@ -168,103 +170,15 @@ class NormalizeKernels(Pass):
         rewriter.erase_unread(reads)
 
 
-def is_normalized(product: fx.Node) -> bool:
-    """Tell whether a product is that of a kernel and its own scale, as this pass writes it."""
-    kernel, scale = product.args[:2]
-    return isinstance(scale, fx.Node) and scale.target is ops.kernel_scale and scale.args[0] is kernel
-
-
-def convolve(
-    rewriter: Rewriter, operation: LinearOp, kernel: fx.Node, bias: Any, padding: Sequence[int], dilation: Sequence[int]
-) -> fx.Node:
-    """Emit a linear operation with another kernel, and for a convolution another padding and dilation."""
-    kind = operation.node.meta["type"]
-    if not operation.dims:
-        return rewriter.call_function(F.linear, (operation.value, kernel, bias), type=kind)
-    geometry = (operation.stride, tuple(padding), tuple(dilation), operation.groups)
-    return rewriter.call_function(FUNCTIONS[operation.dims], (operation.value, kernel, bias, *geometry), type=kind)
-
-
-def _feeding_shared_norms(gm: fx.GraphModule) -> Iterator[list[LinearOp]]:
-    """Yield what differs between candidates before each shared norm."""
-    drawn: dict[Any, list[fx.Node]] = {}
-    for node in gm.graph.nodes:
-        if _is_shared_norm(gm, node):
-            if home(node) is None:
-                yield differing_kernels(gm, node.args[0])
-            else:
-                drawn.setdefault(node.target, []).append(node)
-    for calls in drawn.values():
-        yield differing_drawn_kernels(gm, calls)
-
-
-def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op != "call_module" or node.target not in sharing_of(gm).ties.values():
-        return False
-    return is_norm(gm.get_submodule(str(node.target)))
-
-
-def _feeds_channel_norm_at_once(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether nothing but mixtures lies between a kernel and norms that normalize each channel by itself."""
-    for user in node.users:
-        if is_mixed_sum(user):
-            if not _feeds_channel_norm_at_once(gm, user):
-                return False
-        elif user.op != "call_module" or not _is_channel_norm(gm.get_submodule(str(user.target))):
-            return False
-    return True
-
-
-def _is_channel_norm(module: nn.Module) -> bool:
-    if isinstance(module, nn.GroupNorm):
-        return module.num_groups == module.num_channels
-    return isinstance(module, nn.modules.batchnorm._NormBase)
-
-
-def _decided(gm: fx.GraphModule) -> Iterator[OwnKernel | BareRead]:
-    """Yield every read of a kernel that was decided to be normalized, and of its bias."""
-    kernels: dict[int, tuple[str, NormalizedKernel]] = {}
-    biases: dict[int, tuple[str, NormalizedKernel]] = {}
-    for path, decision in sharing_of(gm).kernels.items():
-        kernels[id(gm.get_parameter(path))] = (path, decision)
-        if decision.bias is not None:
-            biases[id(gm.get_parameter(decision.bias))] = (path, decision)
-    for node in gm.graph.nodes:
-        operation = linear_op(gm, node)
-        if operation is not None and isinstance(operation.kernel, str) and node.op == "call_module":
-            found = kernels.get(id(gm.get_parameter(operation.kernel)))
-            if found is not None:
-                yield OwnKernel(operation, found[1].per)
-        elif node.op == "call_module":
-            inside = [parameter for parameter in gm.get_submodule(str(node.target)).parameters()]
-            if any(id(parameter) in kernels for parameter in inside):
-                raise PreconditionError(f"`{node.target}` runs whole and reads a kernel that is normalized")
-        elif node.op == "get_attr" and node.meta.get("made_by") != NormalizeKernels.name:
-            parameter = _attribute(gm, str(node.target))
-            for table, is_bias in ((kernels, False), (biases, True)):
-                if id(parameter) in table:
-                    path, decision = table[id(parameter)]
-                    yield BareRead(node, path, decision.per, is_bias)
-
-
 def _normalize_read(match: BareRead, rewriter: Rewriter) -> None:
     node = match.node
     with rewriter.before(node):
-        own = _read(rewriter, str(node.target))
-        kernel = _read(rewriter, match.kernel) if match.is_bias else own
+        own = rewriter.parameter(str(node.target))
+        kernel = rewriter.parameter(match.kernel) if match.is_bias else own
         scale = rewriter.call_function(ops.kernel_scale, (kernel, match.per))
         combine: Any = ops.scale_bias if match.is_bias else operator.mul
         new = rewriter.call_function(combine, (own, scale), type=node.meta.get("type"))
     rewriter.replace(node, new)
-
-
-def _read(rewriter: Rewriter, path: str) -> fx.Node:
-    return rewriter.read(path, type=TensorType.of(rewriter.gm.get_parameter(path)))
-
-
-def _attribute(gm: fx.GraphModule, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return gm.get_submodule(owner)._parameters.get(name)
 
 
 def example() -> tuple[nn.Module, Tensor]:

@@ -62,6 +62,7 @@ from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.rewriting.sum_terms import SumTerms
 
 
 @dataclass(frozen=True)
@@ -109,27 +110,19 @@ class ShareModules(Pass):
 
     def apply(self, match: AlikeEnds, rewriter: Rewriter) -> None:
         """Sum what the modules read, then call the first of them once."""
-        sum_node, calls = match.sum_node, match.calls
-        terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
-        weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
-        edges: list[int] = list(sum_node.args[2])  # type: ignore[arg-type]
-        positions = [terms.index(call) for call in calls]
+        sum_node, calls, found = match.sum_node, match.calls, SumTerms(match.sum_node)
+        first, *rest = positions = [found.terms.index(call) for call in calls]
         values: list[Any] = [call.args[0] for call in calls]
-        kind = calls[0].meta["type"]
-        chosen = [weights[i] for i in positions]
+        chosen = [found.weights[i] for i in positions]
         with rewriter.before(sum_node, *chosen):
             total, shares = _group(rewriter, chosen)
         with rewriter.before(sum_node, *calls):
             inner_args = (values, shares, (0,) * len(values))
             inner = rewriter.call_function(ops.mixed_sum, inner_args, type=values[0].meta["type"])
-            shared = rewriter.call_module(str(calls[0].target), (inner,), type=kind)
-        terms[positions[0]], weights[positions[0]] = shared, total
-        for i in sorted(positions[1:], reverse=True):
-            del terms[i], weights[i], edges[i]
-        if weights == [1.0]:
-            rewriter.replace(sum_node, shared)
-        else:
-            rewriter.update(sum_node, (terms, weights, tuple(edges)))
+            shared = rewriter.call_module(str(calls[0].target), (inner,), type=calls[0].meta["type"])
+        found.put(first, shared, total)
+        found.drop(rest)
+        found.write(rewriter)
         rewriter.erase_unread(calls)
         for call in calls[1:]:
             rewriter.tie(str(calls[0].target), str(call.target))

@@ -23,7 +23,7 @@ from test_supernets_float32 import in_float32, single
 from toponas_fx.module_tree.isolation import restored_buffers
 from toponas_fx.module_tree.tensor_paths import model_tensors
 from toponas_fx.ops import custom_autograd
-from toponas_fx.passes import DEFAULT_PASSES, LowerForDevice
+from toponas_fx.passes import DEFAULT_PASSES, ConvertLayout
 
 LAST = torch.channels_last
 SMALL = custom_autograd.SMALL  # as users have it: tests take all tensors for large ones
@@ -111,7 +111,7 @@ SPACES: dict[str, Callable[[], Any]] = {
     "gdas": lambda: GDASSupernet(C=16, N=1, num_classes=3),
     "mobile": lambda: MobileSupernet(C=16, layers=1, num_classes=3),
 }
-PASSES = tuple(LowerForDevice(layout=True) if isinstance(entry, LowerForDevice) else entry for entry in DEFAULT_PASSES)
+PASSES = tuple(ConvertLayout(layout=True) if isinstance(entry, ConvertLayout) else entry for entry in DEFAULT_PASSES)
 """As tuning may choose them, whatever the sizes."""
 
 

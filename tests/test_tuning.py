@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import toponas_fx
 from exactness import assert_runs_like, image
 from toponas_fx.errors import ArgumentError
-from toponas_fx.passes import DEFAULT_PASSES, BatchKernels, LowerForDevice, MergeKernels
+from toponas_fx.passes import DEFAULT_PASSES, BatchKernels, ConvertLayout, MergeKernels
 from toponas_fx.tuning import autotune
 from toponas_fx.tuning.cache import cache_file
 
@@ -76,7 +76,7 @@ def test_keeps_what_is_faster(model, monkeypatch, capsys):
     asked = measuring(monkeypatch, of_original=0.4, **{USUAL: 0.9, APART: 0.98})
     fast = toponas_fx.simplify(model, image(), tune=True)
     assert APART in asked
-    assert options(fast, LowerForDevice).layout is False
+    assert options(fast, ConvertLayout).layout is False
     assert options(fast, MergeKernels).slack == 1.0  # two per cent are noise
     assert not any("channels_last" in program.code for program in fast._toponas.programs)
     printed = capsys.readouterr().out.splitlines()

@@ -18,7 +18,7 @@ from toponas_fx.passes import (
     EliminateDeadCode,
     FoldWeights,
     FuseSiblings,
-    LowerForDevice,
+    LowerDepthwise,
 )
 from toponas_fx.testing import check_pass
 from toponas_fx.testing.differences import EXACT
@@ -260,7 +260,7 @@ def test_weights_are_still_seen_in_the_topology():
     assert {"Conv2d 3x3", "BatchNorm2d"} <= {label for edge in found for label in edge.get("ops", ())}
 
 
-@pytest.mark.parametrize("follower", [LowerForDevice(), EliminateDeadCode()], ids=lambda follower: follower.name)
+@pytest.mark.parametrize("follower", [LowerDepthwise(), EliminateDeadCode()], ids=lambda follower: follower.name)
 @pytest.mark.parametrize("mode", ["exact", "share"])
 def test_a_supernet_of_nasbench201_gives_the_same_numbers(mode, follower):
     torch.manual_seed(0)

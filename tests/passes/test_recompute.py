@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from nets import Net
-from toponas_fx.passes import DetectMixedOps, LowerForDevice, Recompute
+from toponas_fx.passes import ConvertLayout, DetectMixedOps, LowerDepthwise, LowerPooling, Recompute
 from toponas_fx.testing import check_keeps, check_pass
 
+FIRST = (DetectMixedOps(), LowerDepthwise(), LowerPooling(), ConvertLayout())
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
@@ -89,7 +90,9 @@ def test_after_lowering_and_in_sums():
         alphas=nn.Parameter(torch.linspace(0.2, 0.8, 3)),
         **{"stem": conv(3), "conv": conv(), "norm": nn.BatchNorm2d(4), "pool": nn.AvgPool2d(3, 1, 1)},
     )
-    _, record = check_pass(Recompute(), module, X, prerequisites=(DetectMixedOps(), LowerForDevice()))
+    _, record = check_pass(
+        Recompute(), module, X, prerequisites=(DetectMixedOps(), LowerDepthwise(), LowerPooling(), ConvertLayout())
+    )
     assert len(record.changes) == 2
 
 

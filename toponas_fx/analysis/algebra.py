@@ -29,7 +29,9 @@ ARITHMETIC = (
     "fold-weights",
     "batch-kernels",
     "fold-scales",
-    "lower-for-device",
+    "lower-depthwise",
+    "lower-pooling",
+    "convert-layout",
     "fuse-siblings",
     "recompute",
 )

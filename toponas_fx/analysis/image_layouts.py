@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_hooked, is_random
 from toponas_fx.analysis.linear_ops import LinearOp, linear_op
-from toponas_fx.analysis.memory import model_values
+from toponas_fx.analysis.memory import Memory, model_values
 from toponas_fx.analysis.stacked_terms import shape_of
 from toponas_fx.ops import batched
 from toponas_fx.ops.layouts import takes_layout
@@ -130,3 +130,13 @@ def returned(gm: fx.GraphModule, exits: Sequence[fx.Node]) -> dict[fx.Node, list
             if node.op.startswith("call_") and is_wide and not is_linear and node.meta.get("order") != ():
                 found.setdefault(node, []).append(reader)
     return found
+
+
+def convolved_inputs(gm: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yield the inputs that are images and that a convolution reads, unless converted already, or written in place."""
+    memory = Memory.of(gm)
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" and len(shape_of(node)) == 4 and not memory.is_written(node):
+            found = [linear_op(gm, user) for user in node.users]
+            if any(operation is not None and operation.dims == 2 for operation in found):
+                yield node

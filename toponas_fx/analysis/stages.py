@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import fx
@@ -35,6 +36,26 @@ def _is_chain(norms: list[fx.Node], own: list[fx.Node]) -> bool:
             chain.append(node)
             last_norm[node] = node
     return True
+
+
+def alike_stages(calls: ModuleCalls, mixture: Mixture, placement: str) -> Iterator[dict[fx.Node, fx.Node]]:
+    """Yield groups of alike norms, each with its candidate's weight; ends alone are share-modules' business."""
+    groups: dict[Any, dict[fx.Node, fx.Node]] = {}
+    for term, weight in zip(mixture.terms, mixture.weights, strict=True):
+        norm = _norm_at(calls, term, mixture, placement)
+        likeness = calls.likeness(norm)
+        if likeness is not None:
+            groups.setdefault(likeness, {})[norm] = weight  # type: ignore[index]
+    for group in groups.values():
+        ends = [call for call in group if call in mixture.terms]
+        is_shared_at_end = len(ends) == len(group) or (placement == "last" and len(ends) > 1)
+        if len(group) > 1 and not is_shared_at_end:
+            yield group
+
+
+def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) -> fx.Node | None:
+    norms = norms_of(calls, mixture, term)
+    return (norms[0] if placement == "first" else norms[-1]) if norms else None
 
 
 def cheaper_placement(calls: ModuleCalls, mixture: Mixture) -> str:

@@ -66,6 +66,14 @@ class Rewriter:
         """Add a node that reads the parameter, buffer or tensor attribute at ``path``."""
         return self._note(self.gm.graph.create_node("get_attr", path), type)
 
+    def parameter(self, path: str) -> fx.Node:
+        """Add a node that reads the parameter at a path, and has its type."""
+        return self.read(path, type=TensorType.of(self.gm.get_parameter(path)))
+
+    def tensor(self, value: Any) -> Any:
+        """Return the node of a value: itself where it is one, a read of the parameter where it is a path, or None."""
+        return self.parameter(value) if isinstance(value, str) else value
+
     def item(self, node: fx.Node, key: Any, *, type: TensorType | None = None) -> fx.Node:
         """Add ``node[key]``."""
         return self.call_function(operator.getitem, (node, key), type=type)

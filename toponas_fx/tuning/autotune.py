@@ -24,7 +24,7 @@ from toponas_fx.compiling.compiler import build_program
 from toponas_fx.errors import PassError
 from toponas_fx.ir.printer import format_graph
 from toponas_fx.module_tree.isolation import in_mode, no_trace
-from toponas_fx.passes import BatchKernels, FuseSiblings, LowerForDevice, MergeKernels
+from toponas_fx.passes import BatchKernels, ConvertLayout, FuseSiblings, LowerDepthwise, LowerPooling, MergeKernels
 from toponas_fx.rewriting.pass_base import Pass, Repeat
 from toponas_fx.runtime.inspection import at_work
 from toponas_fx.runtime.program import Call, Program
@@ -62,23 +62,27 @@ def _option(kind: Any, **options: Any) -> Callable[[Passes], Passes]:
     return change
 
 
+def _without(kind: Any) -> Callable[[Passes], Passes]:
+    return lambda passes: tuple(entry for entry in passes if not isinstance(entry, kind))
+
+
 def _fused(passes: Passes) -> Passes:
     """Fuse siblings once weights are folded, before operations get their implementation."""
     if any(isinstance(entry, FuseSiblings) for entry in passes):
         return passes
-    later = [index for index, entry in enumerate(passes) if isinstance(entry, LowerForDevice)]
+    later = [index for index, entry in enumerate(passes) if isinstance(entry, LowerDepthwise)]
     return passes if not later else (*passes[: later[0]], FuseSiblings(), *passes[later[0] :])
 
 
 ANSWERS = (
-    Answer("images in channels-last layout", _option(LowerForDevice, layout=True)),
-    Answer("images in the usual layout", _option(LowerForDevice, layout=False)),
+    Answer("images in channels-last layout", _option(ConvertLayout, layout=True)),
+    Answer("images in the usual layout", _option(ConvertLayout, layout=False)),
     Answer("no kernels merged", _option(MergeKernels, slack=0.0)),
     Answer("kernels merged at up to twice their taps", _option(MergeKernels, slack=2.0)),
     Answer("each kernel's arithmetic by itself", _option(BatchKernels, largest=0)),
     Answer("the arithmetic of large kernels batched too", _option(BatchKernels, largest=2**62)),
-    Answer("torch's backward pass of depthwise convolutions", _option(LowerForDevice, depthwise=False)),
-    Answer("torch's average pooling", _option(LowerForDevice, pools=False)),
+    Answer("torch's backward pass of depthwise convolutions", _without(LowerDepthwise)),
+    Answer("torch's average pooling", _without(LowerPooling)),
     Answer("convolutions of one input fused", _fused),
 )
 

@@ -1,4 +1,4 @@
-"""Lower for device: depthwise convolutions with a backward pass of their own, images in channels-last layout."""
+"""Convert layout: images are in channels-last layout inside, and what leaves lies as it does in the original."""
 
 import copy
 
@@ -9,20 +9,23 @@ from torch.nn import functional as F
 
 import toponas_fx
 from nets import Net, lines_of
-from toponas_fx.passes import LowerForDevice
+from toponas_fx.passes import ConvertLayout, LowerDepthwise, LowerPooling
 from toponas_fx.testing import check_keeps, check_pass
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+LOWER = (LowerDepthwise(), LowerPooling(), ConvertLayout())
 
 
 def depthwise(size=3, **options):
     return nn.Conv2d(4, 4, size, groups=4, **options)
 
 
-def test_rewrites_depthwise_convolutions_and_the_layout():
+def test_rewrites_the_layout_around_what_was_lowered():
     net = nn.Sequential(depthwise(padding=1, bias=False), nn.Conv2d(4, 2, 1), nn.AvgPool2d(2))
     _, record = check_pass(
-        LowerForDevice(),
+        ConvertLayout(),
         net,
         X,
         after="""
@@ -37,12 +40,9 @@ def test_rewrites_depthwise_convolutions_and_the_layout():
             %8 = original_layout(%7, %2)
             return %8
         """,
+        prerequisites=LOWER[:2],
     )
-    assert [change.sentence for change in record.changes] == [
-        "a depthwise 3x3 convolution gets a backward pass of its own",
-        "a 2x2 average pooling becomes a convolution with a box",
-        "1 inputs are brought to channels-last layout",
-    ]
+    assert [change.sentence for change in record.changes] == ["1 inputs are brought to channels-last layout"]
 
 
 def shuffled(self, x):
@@ -56,7 +56,7 @@ def shuffled(self, x):
 def test_float32_computes_the_same_with_the_other_backward_pass(batch, stride):
     first = nn.Sequential(depthwise(5, padding=4, dilation=2), nn.ReLU(), nn.BatchNorm2d(4))
     net = Net(shuffled, first=first, second=depthwise(stride=stride, padding=1, bias=False))
-    fast = toponas_fx.simplify(copy.deepcopy(net), X, passes=(LowerForDevice(),))
+    fast = toponas_fx.simplify(copy.deepcopy(net), X, passes=LOWER)
     assert len(lines_of(fast.train(), "depthwise_conv2d")) == 2
     assert len(lines_of(fast, "channels_last")) == 1
     x = X[:batch].clone().requires_grad_()
@@ -72,7 +72,7 @@ def test_float32_computes_the_same_with_the_other_backward_pass(batch, stride):
 
 def test_images_are_in_channels_last_layout_inside():
     conv = nn.Conv2d(4, 4, 3)
-    fast = toponas_fx.simplify(nn.Sequential(conv, nn.ReLU()), X, passes=(LowerForDevice(),))
+    fast = toponas_fx.simplify(nn.Sequential(conv, nn.ReLU()), X, passes=LOWER)
     fast.train()
     values = {}
 
@@ -94,7 +94,7 @@ def test_narrow_strided_1x1_convolutions_lose_their_stride(channels, stride, gro
     """On CPUs, oneDNN's gradient to their kernel writes past its memory where their images are channels-last."""
     net = nn.Sequential(nn.Conv2d(channels, 4, 1, stride, bias=False, groups=groups), nn.Conv2d(4, 3, 3))
     images = torch.randn(4, channels, 16, 16)
-    fast = toponas_fx.simplify(copy.deepcopy(net), images, passes=(LowerForDevice(layout=True),))
+    fast = toponas_fx.simplify(copy.deepcopy(net), images, passes=(ConvertLayout(layout=True),))
     assert len(lines_of(fast, "every")) == stays
     assert len(lines_of(fast, "original_layout")) == len(lines_of(fast, "channels_last")) == 1
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_narrow_strided_1x1_convolutions_lose_their_stride(channels, stride, gro
 
 def test_an_output_that_is_a_depthwise_convolution_itself():
     net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4))
-    fast, _ = check_pass(LowerForDevice(), net, X)
+    fast, _ = check_pass(ConvertLayout(), net, X, prerequisites=LOWER[:2])
     assert fast(X.double()).is_contiguous()
 
 
@@ -144,7 +144,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("reason", "way"), [(reason, way) for reason, ways in REFUSED.items() for way in ways])
 def test_keeps_the_layout(reason, way):
-    check_keeps(LowerForDevice(), Net(way, conv=nn.Conv2d(4, 4, 1)), X, reason)
+    check_keeps(ConvertLayout(), Net(way, conv=nn.Conv2d(4, 4, 1)), X, reason)
 
 
 def test_dropout_drops_the_same_pixels_and_whole_images_are_dropped_in_any_layout():
@@ -154,7 +154,7 @@ def test_dropout_drops_the_same_pixels_and_whole_images_are_dropped_in_any_layou
 
     nets = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Dropout(0.5)), Net(by_image, conv=nn.Conv2d(4, 4, 1))
     for net, has_layout in zip(nets, (False, True), strict=True):
-        fast = toponas_fx.simplify(net, X, passes=(LowerForDevice(),)).train()
+        fast = toponas_fx.simplify(net, X, passes=LOWER).train()
         assert bool(lines_of(fast, "channels_last")) == has_layout
         outputs = []
         for model in (fast, net):
@@ -166,7 +166,7 @@ def test_dropout_drops_the_same_pixels_and_whole_images_are_dropped_in_any_layou
 
 def test_a_narrow_convolution_with_a_stride_reads_each_pixel_of_fewer():
     check_pass(
-        LowerForDevice(layout=True),
+        ConvertLayout(layout=True),
         nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, stride=2), nn.ReLU()),
         X,
         after="""
@@ -189,7 +189,7 @@ def test_a_narrow_convolution_with_a_stride_reads_each_pixel_of_fewer():
 def test_keeps_the_layout_of_one_operation():
     module = nn.ConvTranspose2d(4, 4, 2)
     check_pass(
-        LowerForDevice(layout=True),
+        ConvertLayout(layout=True),
         nn.Sequential(nn.Conv2d(4, 4, 1), module, nn.ReLU()),
         X,
         after=f"""
@@ -210,7 +210,7 @@ def test_keeps_the_layout_of_one_operation():
 
 def test_a_strided_convolution_of_many_channels_is_in_channels_last_layout_too():
     net = nn.Sequential(nn.Conv2d(4, 16, 1), nn.Conv2d(16, 4, 1, stride=2))
-    fast, _ = check_pass(LowerForDevice(layout=True), net, X)
+    fast, _ = check_pass(ConvertLayout(layout=True), net, X)
     assert len(lines_of(fast, "channels_last")) == 1
 
 
@@ -219,7 +219,7 @@ def test_reads_kernels_of_many_taps_and_what_is_added_to_images_in_their_own_lay
         lambda self, x: self.conv(x) + self.place, conv=nn.Conv2d(4, 4, 3), place=nn.Parameter(torch.ones(4, 4, 4))
     )
     check_pass(
-        LowerForDevice(layout=True),
+        ConvertLayout(layout=True),
         net,
         X,
         after="""
@@ -243,14 +243,12 @@ def test_reads_kernels_of_many_taps_and_what_is_added_to_images_in_their_own_lay
 def test_keeps_the_layout_around_unknown_code():
     net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
     net[1].register_forward_hook(lambda module, inputs, output: output.view(-1))
-    check_keeps(LowerForDevice(), net, X, "may depend on how images lie in memory")
+    check_keeps(ConvertLayout(), net, X, "may depend on how images lie in memory")
 
 
-def test_keeps_what_no_convolution_reads_and_what_is_not_depthwise():
+def test_keeps_what_no_convolution_reads():
     net = Net(lambda self, x: F.avg_pool2d(x, 2, ceil_mode=True) + self.linear(x).mean(), linear=nn.Linear(6, 2))
-    assert check_keeps(LowerForDevice(), net, X) == []
-    net = nn.Sequential(nn.Conv2d(4, 8, 1, groups=4), nn.Conv2d(8, 4, 1, groups=2))
-    assert check_keeps(LowerForDevice(layout=False), net, X) == []
+    assert check_keeps(ConvertLayout(layout=True), net, X) == []
 
 
 def test_keeps_the_layout_of_an_input_that_is_written_in_place_and_that_the_caller_looks_at():
@@ -260,8 +258,8 @@ def test_keeps_the_layout_of_an_input_that_is_written_in_place_and_that_the_call
         return y + x
 
     net = Net(forward, conv=nn.Conv2d(4, 4, 3, padding=1, bias=False)).requires_grad_(False)
-    assert check_keeps(LowerForDevice(layout=True), net, X) == []
+    assert check_keeps(ConvertLayout(layout=True), net, X) == []
     given, expected = X.clone(), X.clone()
-    fast = toponas_fx.simplify(net, X.clone(), passes=(LowerForDevice(layout=True),))
+    fast = toponas_fx.simplify(net, X.clone(), passes=(ConvertLayout(layout=True),))
     assert torch.equal(fast(given), net(expected))
     assert torch.equal(given, expected)
