@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))  # where the script's own folder is when users run it
 
 from benchmarks.quality_metrics import CellTable, choices_of, rank_correlation, spread  # noqa: E402
-from benchmarks.quality_tables import _GROUP, Difference, groups, passed  # noqa: E402
+from benchmarks.quality_tables import GROUP, Difference, groups, passed  # noqa: E402
 from benchmarks.search_quality import missing_runs, parse, seeds  # noqa: E402
 from supernets.nasbench201 import CANDIDATES, EDGES, NASBench201Supernet, cell_of  # noqa: E402
 
@@ -169,7 +169,7 @@ def test_a_run_of_equal_seconds_is_compared_with_an_original_of_its_length() -> 
     original, longer, share = _known("original", 100), _known("original", 300), _known("share", 90)
     longer |= {"epochs": 30, "length": 30}
     share |= {"budget": "seconds", "length": 30}
-    found = {key[_GROUP.index("epochs")]: rows for key, rows in groups([original, share, longer]).items()}
+    found = {key[GROUP.index("epochs")]: rows for key, rows in groups([original, share, longer]).items()}
     assert found[10] == {("original", "steps"): {0: original}, ("share", "seconds"): {0: share}}
     assert set(found[30]) == {("original", "steps"), ("share", "steps")}
     assert groups([original, share]).keys() == groups([original]).keys(), "without one there is nothing to compare"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.quality_runs import ORIGINAL, VARIANTS
-from benchmarks.quality_tables import groups
+from benchmarks.quality_tables import GROUP, groups
 
 BAND = (10, 90)
 """Percentiles over seeds between which a band lies."""
@@ -31,8 +31,10 @@ def plot(runs: Iterable[dict[str, Any]], path: Path) -> None:
                 by_seed = found[key][variant, budget]
                 _draw(axes, name, variant, [run["log"] for run in by_seed.values()])
             axes.set_xlabel(label)
-        row[0].set_ylabel(f"{key[0]}\nexpected accuracy, CIFAR-10, %")
-        row[0].legend(loc="upper left", frameon=False)
+        settings = dict(zip(GROUP, key, strict=True))
+        row[0].set_ylabel(f"{settings['method']}, {settings['epochs']} epochs\nexpected accuracy, CIFAR-10, %")
+        row[0].legend(loc="lower left", framealpha=0.7)
+        row[1].set_visible(any(budget == "seconds" for _, budget in found[key]))
     figure.savefig(path, dpi=110)
 
 

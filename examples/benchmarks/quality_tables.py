@@ -29,7 +29,8 @@ _METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
     "found\nCIFAR-10": lambda run: run["log"][-1]["found"]["cifar10"],
     "found\nImageNet16": lambda run: run["log"][-1]["found"]["imagenet16_120"],
 }
-_GROUP = tuple(field.name for field in fields(Run) if field.name not in ("variant", "seed", "budget"))
+GROUP = tuple(field.name for field in fields(Run) if field.name not in ("variant", "seed", "budget"))
+"""What runs must agree in to be compared."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def groups(runs: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[tuple[s
     lengths = {(run["method"], run["epochs"]) for run in runs if run["variant"] == ORIGINAL}
     longer = [run for run in runs if run["budget"] == "seconds" and (run["method"], run["length"]) in lengths]
     for run in (*({**run, "epochs": run["length"], "budget": "steps"} for run in longer), *runs):
-        rows = found.setdefault(tuple(run[name] for name in _GROUP), {})
+        rows = found.setdefault(tuple(run[name] for name in GROUP), {})
         rows.setdefault((run["variant"], run["budget"]), {})[run["seed"]] = run
     return found
 
@@ -96,7 +97,7 @@ def tables(runs: Iterable[dict[str, Any]]) -> list[Table]:
     """Return two tables for each group of runs: accuracies, and the rest."""
     found = []
     for key, rows in groups(runs).items():
-        settings = dict(zip(_GROUP, key, strict=True))
+        settings = dict(zip(GROUP, key, strict=True))
         title = f"{settings.pop('method')}: " + ", ".join(f"{name} {value}" for name, value in settings.items())
         found += [_accuracies(title, rows), _course(title, rows)]
     return found
