@@ -28,7 +28,7 @@ After::
 Python's ``sum`` begins with 0, and a node of a cell is such a sum. A zero candidate that gives its sum a shape, or
 gives a gradient, of zeros, to what nothing else reads, cannot be dropped; but its product with the weight need not be
 computed, and the gradient to the weight is the number 0. Where a path is sampled, the weights of all candidates that
-were not taken are added: those of one row are read at once.
+were not taken are added: those of one row are read at once, and so are those that were added up before.
 
 Refuses:
 
@@ -93,11 +93,12 @@ class Product:
 
 @dataclass(frozen=True)
 class BareRow:
-    """Bare weights of a sum that are elements of one row, by position."""
+    """Bare weights of a sum, by position, that are elements of one row or sums of these; with their places in it."""
 
     sum_node: fx.Node
     row: fx.Node
     positions: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
 
     @property
     def nodes(self) -> Sequence[fx.Node]:
@@ -106,7 +107,7 @@ class BareRow:
 
     def describe(self) -> str:
         """Say how many there are."""
-        return f"{len(self.positions)} bare weights of one row are read at once"
+        return f"{sum(map(len, self.places))} bare weights of one row are read at once"
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,40 @@ def _bare_rows(node: fx.Node, memory: Memory) -> list[BareRow]:
     """Return the bare weights of a sum that are elements of one row, at least two of each."""
     terms: Any = node.args[0]
     weights: Any = node.args[1]
-    found: dict[fx.Node, list[int]] = {}
+    found: dict[fx.Node, dict[int, tuple[int, ...]]] = {}
     for i, (term, weight) in enumerate(zip(terms, weights, strict=True)):
-        row = _row_of(weight)
-        if isinstance(term, float) and row is not None and home(weight) is not None and not memory.is_written(weight):
-            found.setdefault(row, []).append(i)
-    rows = {row: at for row, at in found.items() if all(terms[i] in (0.0, 1.0) for i in at)}
-    alone = [row for row, at in rows.items() if len({weights[i].args[1] for i in at}) == len(at) > 1]
-    return [BareRow(node, row, tuple(rows[row])) for row in alone if any(terms[i] for i in rows[row])]
+        if isinstance(term, float) and isinstance(weight, fx.Node) and home(weight) is not None:
+            row, places = _added_up(weight, memory)
+            if row is not None:
+                found.setdefault(row, {})[i] = places
+    rows = {
+        row: at
+        for row, at in found.items()
+        if all(terms[i] in (0.0, 1.0) for i in at) and any(map(terms.__getitem__, at))
+    }
+    matches = [BareRow(node, row, tuple(at), tuple(at.values())) for row, at in rows.items()]
+    every = [(match, [place for places in match.places for place in places]) for match in matches]
+    return [match for match, places in every if len(set(places)) == len(places) > 1 and not _is_done(match)]
+
+
+def _is_done(match: BareRow) -> bool:
+    weights: Any = match.sum_node.args[1]
+    return len(match.positions) == 1 and weights[match.positions[0]].target is ops.sum_of
+
+
+def _added_up(weight: Any, memory: Memory) -> tuple[fx.Node | None, tuple[int, ...]]:
+    """Return the row, and the places in it, of whose elements a weight is the sum; None for others."""
+    row = _row_of(weight)
+    if not isinstance(weight, fx.Node) or memory.is_written(weight):
+        return None, ()
+    if row is not None:
+        return row, (weight.args[1],)  # type: ignore[return-value]
+    if weight.target is ops.sum_of:
+        return weight.args  # type: ignore[return-value]
+    if weight.target is not operator.add or len(weight.args) != 2 or weight.kwargs or len(weight.users) > 1:
+        return None, ()
+    (one, left), (other, right) = (_added_up(part, memory) for part in weight.args)
+    return (one, (*left, *right)) if one is other else (None, ())
 
 
 def _row_of(weight: Any) -> fx.Node | None:
@@ -192,8 +219,8 @@ def _read_at_once(match: BareRow, rewriter: Rewriter) -> None:
     """Put the sum of the elements in the place of the first; a weight of the number 0 has its gradient by the row."""
     columns: list[list[Any]] = [list(column) for column in match.sum_node.args]  # type: ignore[arg-type]
     terms, weights, _ = columns
-    taken = [weights[i] for i in match.positions]
-    places = tuple(weights[i].args[1] for i in match.positions if terms[i])
+    taken = [part for i in match.positions for part in _parts(weights[i])]
+    places = tuple(place for i, own in zip(match.positions, match.places, strict=True) if terms[i] for place in own)
     first, *rest = match.positions
     with rewriter.before(match.sum_node, *taken):
         fresh = rewriter.call_function(ops.sum_of, (match.row, places), type=taken[0].meta["type"])
@@ -202,6 +229,12 @@ def _read_at_once(match: BareRow, rewriter: Rewriter) -> None:
         column[:] = [value for i, value in enumerate(column) if i not in rest]
     rewriter.update(match.sum_node, (terms, weights, tuple(columns[2])))
     rewriter.erase_unread(taken)
+
+
+def _parts(weight: fx.Node) -> list[fx.Node]:
+    """Return a weight, and what it was added up of."""
+    below = weight.args if weight.target is operator.add else ()
+    return [weight, *(part for value in below for part in _parts(value))]  # type: ignore[arg-type]
 
 
 def _added_to(node: fx.Node) -> fx.Node | None:

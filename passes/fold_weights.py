@@ -174,6 +174,8 @@ def _shift(rewriter: Rewriter, bare: Sequence[tuple[Any, fx.Node, int]]) -> tupl
     if not bare:
         return ()
     terms, weights, edges = map(list, zip(*bare, strict=True))
+    if terms == [1.0]:
+        return (weights[0],)
     return (rewriter.call_function(ops.mixed_sum, (terms, weights, tuple(edges)), type=weights[0].meta["type"]),)
 
 

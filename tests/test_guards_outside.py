@@ -70,6 +70,21 @@ def scale(m: Any, x: Tensor) -> Tensor:
     return x * DECAY
 
 
+def halved(x: Tensor) -> Tensor:
+    return x / 2
+
+
+def scaled(x: Tensor, by: float = 2.0) -> Tensor:
+    return x * by
+
+
+def shifted(x: Tensor, *, by: float = 2.0) -> Tensor:
+    return x + by
+
+
+HALVED: Any = halved
+
+
 class Supernet(nn.Module):
     """A body under test, ``forward(self, x)``, and a class attribute."""
 
@@ -91,6 +106,9 @@ GLOBALS: dict[str, tuple[Callable[[Any, Tensor], Any], tuple[Any, str, Any]]] = 
     "dict": (lambda m, x: x * TABLE["scale"][0], (TABLE, "scale", [3.0])),
     "enum": (lambda m, x: x * 2 if MODE is Mode.HARD else x, (None, "MODE", Mode.HARD)),
     "function": (lambda m, x: ACT(x), (None, "ACT", torch.tanh)),
+    "own function": (lambda m, x: HALVED(x), (None, "HALVED", lambda x: x / 4)),
+    "default": (lambda m, x: scaled(x), (scaled, "__defaults__", (3.0,))),
+    "keyword default": (lambda m, x: shifted(x), (shifted, "__kwdefaults__", {"by": 3.0})),
     "array": (lambda m, x: x * float(ARRAY[0]), (None, "ARRAY", numpy.array([4.0]))),
     "class": (lambda m, x: x * 2 if Gate.MODE == "two" else x, (Gate, "MODE", "two")),
     "class_rate": (lambda m, x: x * Gate.RATE, (Gate, "RATE", 3.0)),

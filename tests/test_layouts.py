@@ -23,6 +23,7 @@ from test_supernets_float32 import in_float32, single
 from toponas_fx.module_tree.isolation import restored_buffers
 from toponas_fx.module_tree.tensor_paths import model_tensors
 from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.layouts import takes_over
 from toponas_fx.passes import DEFAULT_PASSES, ConvertLayout
 
 LAST = torch.channels_last
@@ -227,3 +228,11 @@ def test_torch_compile_keeps_the_layout() -> None:
             assert strides(one) == strides(other)
         found, expected = (torch.autograd.grad(call(x)[-1].square().sum(), wanted) for call in (compiled, model))
         assert [strides(one) for one in found] == [strides(other) for other in expected]
+
+
+@pytest.mark.parametrize(("side", "converts"), [(8, False), (64, True)])
+def test_small_images_are_not_converted(side: int, converts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(custom_autograd, "SMALL", SMALL)
+    kernel = torch.ones(16, 3, 3, 3)
+    assert takes_over([torch.ones(1, 3, side, side)], kernel) == converts
+    assert takes_over([torch.ones(1, 16, side, side)], None) == converts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -67,9 +68,57 @@ def test_there_is_no_graph_of_what_was_replaced() -> None:
             look()
 
 
-def test_another_order_of_the_same_children_is_another_tree() -> None:
-    root = nn.ModuleDict({"a": nn.ReLU(), "b": nn.Tanh()})
+def _to_the_end(root: Any, name: str) -> None:
+    root[name] = root.pop(name)
+
+
+def _renamed(root: nn.Module) -> None:
+    root._modules["c"] = root._modules.pop("b")
+
+
+def _moved(root: nn.Module) -> None:
+    """Hand the last child of one over to be the first of the next: the same names and modules in a row."""
+    last, first = root._modules["a"], root._modules["b"]
+    held = {"1": last._modules.pop("1"), **first._modules}  # type: ignore[union-attr]
+    first._modules.clear()  # type: ignore[union-attr]
+    first._modules.update(held)  # type: ignore[union-attr]
+
+
+SAME = nn.ReLU()
+TREES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
+    "order": (lambda: nn.ModuleDict({"a": nn.ReLU(), "b": nn.Tanh()}), lambda root: _to_the_end(root, "a")),
+    "order of two that are one": (
+        lambda: nn.ModuleDict({"a": SAME, "b": SAME}),
+        lambda root: _to_the_end(root, "a"),
+    ),
+    "order of an ordered table": (
+        lambda: _with_table(OrderedDict(a=nn.ReLU(), b=nn.Tanh())),
+        lambda root: root._modules.move_to_end("a"),
+    ),
+    "last name": (lambda: nn.ModuleDict({"a": nn.ReLU(), "b": nn.Tanh()}), _renamed),
+    "place": (lambda: nn.ModuleDict({"a": nn.Sequential(SAME, nn.Tanh()), "b": _named("2", nn.Tanh())}), _moved),
+    "none": (lambda: _named("a", nn.Tanh()), lambda root: root.register_module("b", None)),
+    "another": (lambda: _named("a", nn.Tanh()), lambda root: root.register_module("a", nn.Tanh())),
+    "first child": (lambda: nn.Sequential(nn.Sequential()), lambda root: root[0].append(SAME)),
+}
+
+
+def _with_table(table: Any) -> nn.Module:
+    root = nn.Module()
+    vars(root)["_modules"] = table
+    return root
+
+
+def _named(name: str, child: nn.Module) -> nn.Module:
+    return _with_table({name: child})
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_another_tree_is_seen(case: str) -> None:
+    make, change = TREES[case]
+    root = make()
     index = TreeIndex.of(root)
     assert index.is_current()
-    root["a"] = root.pop("a")
+    change(root)
     assert not index.is_current()
+    assert TreeIndex.of(root).is_current()

@@ -55,8 +55,8 @@ def assert_trains_alike(fast, model):
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-FOLLOWING = [(1, 2, 3, 4), (2, 3, 4), (3, 4)]
-"""Those that follow the candidate that was drawn; what comes before it is a sum of numbers."""
+OTHERS = [(1, 2, 3, 4), (0, 2, 3, 4), (0, 1, 3, 4), (0, 1, 2, 4), (0, 1, 2, 3)]
+"""All but the candidate that was drawn: those before it, which were added up as numbers, and those after it."""
 
 
 def test_bare_weights_of_one_row_are_read_at_once():
@@ -64,10 +64,11 @@ def test_bare_weights_of_one_row_are_read_at_once():
     before, fast = simplified(model)
     assert not lines_of(before, "sum_of")
     found = lines_of(fast, "sum_of")
-    assert [line.split(", ", 1)[1] for line in found] == [f"{places})" for places in FOLLOWING]
+    assert [line.split(", ", 1)[1] for line in found] == [f"{places})" for places in OTHERS]
     assert {change.sentence for change in fast.report.records[-1].changes} >= {
         "4 bare weights of one row are read at once"
     }
+    assert len(lines_of(fast, "add")) == 1, "that of the draw"
     assert_trains_alike(fast, model)
 
 
@@ -87,12 +88,16 @@ def from_the_end(weights, i, op, x, is_taken):
     return weights[i] * op(x) if is_taken else weights[i - 5]
 
 
+def of_two_rows(weights, i, op, x, is_taken):
+    return weights[i] * op(x) if is_taken else (weights if i < 3 else weights.exp())[i]
+
+
 def read_by_others(weights, i, op, x, is_taken):
     return weights[i] * op(x) + weights[4] * op(x).exp() if is_taken else weights[i]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("term", [with_zeros, scaled, twice, from_the_end, read_by_others])
+@pytest.mark.parametrize("term", [with_zeros, scaled, twice, from_the_end, of_two_rows, read_by_others])
 def test_other_bare_weights_are_right(term):
     model = Rows(term).double()
     assert_trains_alike(simplified(model)[1], model)
@@ -101,6 +106,26 @@ def test_other_bare_weights_are_right(term):
 @pytest.mark.parametrize("term", [twice, from_the_end])
 def test_places_that_are_met_twice_or_from_the_end_are_read_singly(term):
     assert not lines_of(simplified(Rows(term).double())[1], "sum_of")
+
+
+def test_a_sum_of_weights_that_something_else_reads_stays():
+    def forward(self, x):
+        weights = self.alphas[0].softmax(0)
+        if (weights + torch.rand(3)).argmax().item() == 0:
+            return x.sin()
+        first = weights[0] + weights[1]
+        return (first + weights[2] * x.tanh()) * first
+
+    model = Net(forward).double()
+    assert not lines_of(simplified(model)[1], "sum_of")
+
+
+def test_a_row_is_summed_in_training_after_it_was_in_inference_mode():
+    row = torch.tensor([0.5, -0.25, 4.0, 1.5, 8.0, 16.0, 1.0], requires_grad=True)
+    with torch.inference_mode():
+        ops.sum_of(row, (5, 1, 3))
+    gradient = torch.autograd.grad(ops.sum_of(row, (5, 1, 3)) * 2, row)[0]
+    assert gradient.tolist() == [0, 2, 0, 2, 0, 2, 0]
 
 
 def test_what_always_runs_is_left_to_other_passes():

@@ -90,6 +90,8 @@ def is_counting_norm(module: nn.Module) -> bool:
     """Tell whether a module is a BatchNorm in training mode whose only effect is on running statistics of its own."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm) or is_hooked(module):
         return False
+    if any(statistic is None for statistic in module._buffers.values()):
+        return False
     return module.training and module.track_running_stats and next(module.parameters(), None) is None
 
 

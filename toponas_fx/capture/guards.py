@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from types import CellType
+from types import CellType, FunctionType
 from typing import Any, cast
 
 from toponas_fx.capture.expressions import Condition, Read, Reader, Source, present
@@ -163,10 +163,15 @@ class StateGuards:
             value = getattr(tree.modules.get(path), name, MISSING)
             if value is not frozen and not _holds_same(value, frozen) and not agree(freeze(value, tree.paths), frozen):
                 return self.named((path, name), f"was {_show(frozen)}")
+        seen = tree.watched[id(self)][-1]
         for names, frozen in self.globals.items():
             value = follow(names)
-            if value is not frozen and not agree(freeze(value, tree.paths), frozen):
+            if value is frozen or (value is seen.get(names, MISSING) and _is_itself(value)):
+                continue
+            if not agree(freeze(value, tree.paths), frozen):
                 return self.named(names, f"was {_show(frozen)}")
+            if _is_itself(value):
+                seen[names] = value
         for owner, name, frozen, where in self.references:
             value = getattr(owner, name, MISSING)
             if value is not frozen and not agree(freeze(value, tree.paths), frozen):
@@ -212,7 +217,7 @@ class StateGuards:
 
     def _unlike(self, tree: TreeIndex) -> Iterable[_Watched]:
         """Return the attributes that may be other values than were read, with their owners' tables; asked for in C."""
-        attributes, found, owners, names, values, others = tree.watched.get(id(self), (None, [], [], [], [], []))
+        attributes, found, owners, names, values, others, _ = tree.watched.get(id(self), (None, *[[]] * 5, {}))
         if attributes is not self.attributes or len(found) != len(attributes):
             tables = {path: vars(tree.modules[path]) for path, _ in self.attributes if path in tree.modules}
             items = self.attributes.items()
@@ -222,7 +227,7 @@ class StateGuards:
             owners, names, values = ([known[at] for known in alike] for at in (0, 2, 3))
             if len(tree.watched) > _WATCHED:  # of captures that nobody holds any more
                 tree.watched.clear()
-            tree.watched[id(self)] = (self.attributes, found, owners, names, values, others)
+            tree.watched[id(self)] = (self.attributes, found, owners, names, values, others, {})
         hold = all(map(operator.is_, map(dict.get, owners, names, repeat(INHERITED)), values))
         return cast("list[_Watched]", others if hold else found)
 
@@ -238,6 +243,13 @@ class StateGuards:
         self.numbers, self.conditions = {**other.numbers, **self.numbers}, {**other.conditions, **self.conditions}
         for reference in other.references:
             self.note_reference(*reference)
+
+
+def _is_itself(value: Any) -> bool:
+    """Tell whether nothing but its identity counts of a value: of a function without defaults, or of a class."""
+    if type(value) is FunctionType:
+        return value.__defaults__ is None and value.__kwdefaults__ is None
+    return issubclass(type(value), type)
 
 
 def _holds_same(value: Any, frozen: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
@@ -40,8 +41,7 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
         modules += [] if is_shared else [module]
     others: list[tuple[dict[str, Any], str, Any]] = []
     for module in modules:
-        twin = vars(memo[id(module)])
-        twin.update(vars(module))
+        twin = _with_attributes(memo[id(module)], vars(module))
         for name, value in [item for item in twin.items() if type(item[1]) not in _VALUES]:
             kind = type(value)
             if name in MODULE_INTERNALS and not value:
@@ -57,7 +57,6 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
                 twin[name] = memo.setdefault(id(value), kind(value))
             elif name != "_toponas":
                 others.append((twin, name, value))
-        twin.pop("_toponas", None)
     for _, name, value in others:
         found = walk_value(value, TensorPath(name), (Tensor, nn.Module))
         memo.update((id(part), memo.get(id(part), part)) for _, part in found)
@@ -67,6 +66,28 @@ def copy_tree(root: nn.Module, root_class: type[nn.Module]) -> nn.Module:
         twin[name] = _copied(value, memo)
     copied: nn.Module = memo[id(root)]
     return copied
+
+
+def _with_attributes(twin: nn.Module, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Give a new module the attributes of another, one by one, as constructors do; return the table of them.
+
+    Python keeps the names once a class then; in a table that is filled at once they are there again, five times as much
+    memory, and each call of a simplified model looks into the tables of all modules.
+    """
+    held = {name: value for name, value in attributes.items() if name != "_toponas"}
+    if any(_is_set_by_class(type(twin), name) for name in held):  # type: ignore[arg-type]
+        vars(twin).update(held)
+    else:
+        for name, value in held.items():
+            object.__setattr__(twin, name, value)
+    return vars(twin)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_set_by_class(kind: type, name: str) -> bool:
+    """Tell whether a class says what it is to set an attribute: a property, a slot."""
+    found = inspect.getattr_static(kind, name, None)
+    return hasattr(type(found), "__set__") or hasattr(type(found), "__delete__")
 
 
 _VALUES = frozenset((int, float, complex, str, bytes, bool, type(None), type, BuiltinFunctionType))

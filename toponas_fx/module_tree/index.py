@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import operator
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -37,7 +39,8 @@ class TreeIndex:
         paths: identity of a module to the first of its paths.
         parents: the table of children of each module that has some.
         held: what these held.
-        names: the names in them, in order, table after table.
+        ordered: those of them whose children tell the order of the names, and children: theirs, table after table.
+        others: the rest, and names: the names in them, likewise.
         childless: the tables of the others.
         hooks: the tables of hooks of all modules below the root.
         attributes: the tables of attributes of the same.
@@ -49,6 +52,9 @@ class TreeIndex:
     paths: dict[int, str]
     parents: list[dict[str, nn.Module | None]]
     held: list[dict[str, nn.Module | None]]
+    ordered: tuple[dict[str, nn.Module | None], ...]
+    children: list[nn.Module | None]
+    others: list[dict[str, nn.Module | None]]
     names: list[str]
     childless: list[dict[str, nn.Module | None]]
     hooks: list[dict[int, Any]]
@@ -67,9 +73,10 @@ class TreeIndex:
         tables = [module._modules for module in unique if isinstance(module._modules, dict)]  # a scripted one's are not
         parents, childless = [table for table in tables if table], [table for table in tables if not table]
         attributes = [vars(module) for module in unique[1:]]
-        held, names = [dict(children) for children in parents], list(chain.from_iterable(parents))
+        ordered, others = tuple(filter(_tells_order, parents)), [table for table in parents if not _tells_order(table)]
+        order = ordered, gc.get_referents(*ordered), others, list(chain.from_iterable(others))
         hooks, layers = list(hook_tables(unique[1:])), Layers.of(zip(paths.values(), unique, strict=True))
-        return cls(modules, paths, parents, held, names, childless, hooks, attributes, layers)
+        return cls(modules, paths, parents, list(map(dict, parents)), *order, childless, hooks, attributes, layers)
 
     def first_path(self, target: str) -> str:
         """Return the first path of the module, or of the module's attribute, at a path: tied ones have several."""
@@ -81,8 +88,8 @@ class TreeIndex:
     def is_current(self) -> bool:
         """Tell whether every module still has the same children, in the same order."""
         if any(self.childless) or self.parents != self.held:
-            return False
-        return list(chain.from_iterable(self.parents)) == self.names  # equal dicts may differ in order
+            return False  # equal dicts may differ in order
+        return gc.get_referents(*self.ordered) == self.children and list(chain.from_iterable(self.others)) == self.names
 
     def patched(self) -> dict[str, Any]:
         """Return the modules below the root that do not simply run their class's forward, by path.
@@ -98,3 +105,12 @@ class TreeIndex:
             module = self.modules[path]
             if path and ("forward" in vars(module) or is_hooked(module)):
                 yield path, (is_hooked(module), vars(module).get("forward"))
+
+
+def _tells_order(table: dict[str, nn.Module | None]) -> bool:
+    """Tell whether the collector sees a table's children in order, each once: with equal entries it is the names', too.
+
+    It goes through all tables in one call; an iterator for each takes twice as long.
+    """
+    seen = gc.get_referents(table) if type(table) is dict else []
+    return len(set(map(id, seen))) == len(table) == len(seen) and all(map(operator.is_, seen, table.values()))

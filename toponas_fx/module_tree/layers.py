@@ -99,7 +99,7 @@ class Layers:
             own = vars(module)
             found = [("options", tuple(_options_of(module)))]
             for table in ("_parameters", "_buffers") if not isinstance(module, torch.jit.ScriptModule) else ():
-                found += [(table, (name,)) for name, tensor in own[table].items() if tensor is None]
+                found.append((table, tuple(name for name, tensor in own[table].items() if tensor is None)))
             for kind, names in found:
                 if names:
                     paths, tables = groups.setdefault((kind, names), ([], []))

@@ -92,13 +92,9 @@ class _Pool(Function):
     """See ``avg_pool2d``."""
 
     @staticmethod
-    def forward(x: Tensor, window: Window) -> Tensor:
+    def forward(ctx: Any, x: Tensor, window: Window) -> Tensor:
+        ctx.window, ctx.shape = window, x.shape
         return _means(x, window)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.window = inputs
-        ctx.shape = x.shape
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -109,16 +105,13 @@ class _ScaledPool(Function):
     """See ``scaled_avg_pool2d``."""
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor, window: Window) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, window: Window) -> Tensor:
+        ctx.window = window
+        ctx.save_for_backward(x, scale)
         if _has_faster_box(x):
             return _means(x, window, scale)
         size, stride, padding, counts_padding = window
         return F.avg_pool2d(x, size, stride, padding, count_include_pad=counts_padding) * scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, ctx.window = inputs
-        ctx.save_for_backward(x, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """Operations with backward passes of their own, which cost less time or memory than autograd's.
 
-Their backward passes are plain torch code, so they are differentiable again. Where another mechanism than plain
+Their backward passes are plain torch code, so they are differentiable again; their forward passes take the context, as
+torch asks for the signature of those that do not at each call. Where another mechanism than plain
 autograd looks on (``torch.compile``, ``torch.func``, forward-mode derivatives), the stock operations run; the depthwise
 convolution, and the poolings made of it, keep theirs under ``torch.compile``, which has no better one.
 
@@ -52,7 +53,8 @@ class _WeightedSum(Function):
     """``numbers[i]`` is None where a tensor is the weight; those follow the terms."""
 
     @staticmethod
-    def forward(numbers: tuple[float | None, ...], shift: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, numbers: tuple[float | None, ...], shift: Tensor | None, *tensors: Tensor) -> Tensor:
+        _keep_terms(ctx, numbers, tensors)
         terms, scalars = tensors[: len(numbers)], iter(tensors[len(numbers) :])
         weights = [next(scalars) if number is None else number for number in numbers]
         if shift is not None and len(terms) == 1:
@@ -69,17 +71,6 @@ class _WeightedSum(Function):
         return total if shift is None else total.add_(shift)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        numbers, _, *tensors = inputs
-        count = len(numbers)
-        scalars = tensors[count:]
-        kept = [term for term, number in zip(tensors[:count], numbers, strict=True) if number is None]
-        needed = ctx.needs_input_grad[2 + count :]
-        ctx.numbers = numbers
-        ctx.keeps = needed
-        ctx.save_for_backward(*scalars, *(term for term, needs in zip(kept, needed, strict=True) if needs))
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         numbers, count = ctx.numbers, len(ctx.numbers)
         saved = ctx.saved_tensors  # read once: checkpoints allow no more
@@ -93,6 +84,15 @@ class _WeightedSum(Function):
                 needs_own = ctx.keeps[len(to_scalars)]
                 to_scalars.append(inner_product(grad, next(kept)).to(weight.dtype) if needs_own else None)
         return None, grad.sum() if ctx.needs_input_grad[1] else None, *to_terms, *to_scalars
+
+
+def _keep_terms(ctx: Any, numbers: tuple[float | None, ...], tensors: Sequence[Tensor]) -> None:
+    """Save the weights, and those terms whose weights want a gradient."""
+    count = len(numbers)
+    kept = [term for term, number in zip(tensors[:count], numbers, strict=True) if number is None]
+    ctx.numbers, ctx.keeps = numbers, ctx.needs_input_grad[2 + count :]
+    needed = (term for term, needs in zip(kept, ctx.keeps, strict=True) if needs)
+    ctx.save_for_backward(*tensors[count:], *needed)
 
 
 def _is_one(weight: Any) -> bool:
@@ -128,12 +128,9 @@ class _SquaredNorm(Function):
     """See ``squared_norm``."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
         return inner_product(x, x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -192,13 +189,10 @@ class _Depthwise(Function):
     """See ``depthwise_conv2d``."""
 
     @staticmethod
-    def forward(x: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
-        return F.conv2d(x, kernel, None, stride, padding, dilation, x.shape[1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, kernel, *ctx.geometry = inputs
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
+        ctx.geometry = stride, padding, dilation
         ctx.save_for_backward(x, kernel)
+        return F.conv2d(x, kernel, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from toponas_fx.ops import custom_autograd
+
 
 def takes_over(images: Sequence[Tensor], kernel: Tensor | None) -> bool:
     """Tell whether images are brought to channels-last layout: float32 on a CPU, all of them in the usual layout.
 
     Where an image or the model's kernels lie in channels-last layout, torch hands that on by itself, as it does in the
-    original.
+    original. Where results are small, the calls that convert cost more than they save.
 
     Args:
         images: what is convolved, ``f32[N,C,H,W]`` each.
@@ -28,7 +30,12 @@ def takes_over(images: Sequence[Tensor], kernel: Tensor | None) -> bool:
     """
     operands = images if kernel is None else (*images, kernel)
     is_faster = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in images)
-    return is_faster and not any(lies_channels_last(x) for x in operands)
+    return is_faster and _is_large(images[0], kernel) and not any(lies_channels_last(x) for x in operands)
+
+
+def _is_large(x: Tensor, kernel: Tensor | None) -> bool:
+    channels = x.shape[1] if kernel is None else max(x.shape[1], kernel.shape[0])
+    return x.numel() // x.shape[1] * channels >= custom_autograd.SMALL
 
 
 def takes_layout(shape: Sequence[int]) -> bool:

@@ -61,7 +61,9 @@ class _Merged(Function):
     """``numbers[i]`` is None where a tensor is the weight; those follow the kernels."""
 
     @staticmethod
-    def forward(size: tuple[int, ...], places: tuple[Place, ...], numbers: Any, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, size: tuple[int, ...], places: tuple[Place, ...], numbers: Any, *tensors: Tensor) -> Tensor:
+        ctx.places, ctx.numbers = places, numbers
+        ctx.save_for_backward(*tensors)
         kernels, scalars = tensors[: len(numbers)], iter(tensors[len(numbers) :])
         weights = [next(scalars) if number is None else number for number in numbers]
         first = kernels[0]
@@ -76,11 +78,6 @@ class _Merged(Function):
             else:
                 part.add_(kernel, alpha=weight)
         return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.places, ctx.numbers, *tensors = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import Parameter
 
 from toponas_fx.ops import custom_autograd
 from toponas_fx.ops.custom_autograd import sees_plain_autograd, weighted_sum
@@ -53,9 +54,18 @@ def _shifted(terms: Sequence[Tensor], weights: Sequence[Tensor | float], shift: 
 def _added_left(terms: Sequence[Any], weights: Sequence[Any]) -> Any:
     total: Any = None
     for term, weight in zip(terms, weights, strict=True):
-        weighted = term if isinstance(weight, (float, int)) and weight == 1 else term * weight
+        is_bare = len(terms) > 1 and _is_one(term) and _is_float(weight)  # the sum of one term is a tensor of its own
+        weighted = term if _is_one(weight) else weight if is_bare else term * weight
         total = weighted if total is None else total + weighted
     return total
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, (float, int)) and value == 1
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
@@ -80,12 +90,20 @@ def sum_of(row: Tensor, places: tuple[int, ...]) -> Tensor:
     Returns:
         ``f32[]``.
     """
-    return torch.dot(row, row.new_tensor(_mask(row.shape[0], places)))
+    if type(row) not in (Tensor, Parameter) or not sees_plain_autograd():
+        return torch.dot(row, row.new_tensor(_mask(row.shape[0], places)))
+    return torch.dot(row, _mask_tensor(row.shape[0], places, row.dtype, row.device))
 
 
 @functools.cache
 def _mask(count: int, places: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(float(place in places) for place in range(count))
+
+
+@functools.lru_cache(maxsize=256)
+def _mask_tensor(count: int, places: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept for the backward passes of other calls
+        return torch.tensor(_mask(count, places), dtype=dtype, device=device)  # [count]
 
 
 def zeros_of(x: Tensor) -> Tensor:
@@ -103,12 +121,8 @@ class _ZerosOf(Function):
     """See ``zeros_of``."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

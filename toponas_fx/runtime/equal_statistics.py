@@ -35,10 +35,12 @@ def norms_agree(norms: Sequence[Sequence[str]], tree: TreeIndex) -> bool:
         known = tree.watched[id(norms)] = (norms, tables, [None, 0])  # what was seen last, and how often
     _, tables, seen = known
     kept, others = ([tensor for take in _STATISTICS for tensor in map(take, side)] for side in tables)
-    if any(map(operator.is_, kept, others)) or any(tensor is None for tensor in (*kept, *others)):
+    if any(map(operator.is_, kept, others)):
         return False  # they count in one place, or not at all
-    if not waits(kept[0]):
+    if kept[0] is None or not waits(kept[0]):
         return _equal(kept, others)
+    if any(tensor is None for tensor in (*kept, *others)):
+        return False
     now = [(tensor, tensor._version) for tensor in (*kept, *others)]
     seen[1] += 1
     is_known = seen[1] % LOOK != 0 and seen[0] is not None and _is_one_run(seen[0], now, len(kept))
@@ -47,9 +49,10 @@ def norms_agree(norms: Sequence[Sequence[str]], tree: TreeIndex) -> bool:
 
 
 def _equal(kept: list[Tensor], others: list[Tensor]) -> bool:
-    if len({tensor.device for tensor in kept}) > 1:
-        return all(map(torch.equal, kept, others))
-    return torch.equal(torch.cat(kept), torch.cat(others))
+    try:
+        return torch.equal(torch.cat(kept), torch.cat(others))
+    except (RuntimeError, TypeError):  # on several devices, or one counts not at all
+        return not any(tensor is None for tensor in (*kept, *others)) and all(map(torch.equal, kept, others))
 
 
 def waits(tensor: Tensor) -> bool:

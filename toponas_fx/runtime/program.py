@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
 from toponas_fx.analysis.arms import values_of_inputs
@@ -24,6 +23,7 @@ from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.snapshots import Same, freeze
 from toponas_fx.ops import choices, recomputing
 from toponas_fx.runtime import outlining
+from toponas_fx.runtime.arguments import flattened
 from toponas_fx.runtime.compiled import code_of, function_of
 from toponas_fx.runtime.equal_statistics import norms_agree
 
@@ -52,14 +52,14 @@ class Call:
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             x = args[0]
             return cls(args, ("x", 1, modes[0], x.dim(), *modes[1:], x.dtype, x.device, *x.shape))
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+        leaves, nesting = flattened(args, kwargs)
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
         numbers = tuple(leaf for leaf in leaves if type(leaf) is float)
         integers = tuple(leaf for leaf in leaves if type(leaf) is int)
         ranks = tuple(tensor.dim() for tensor in tensors)
         details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
-        return cls(tensors, (spec, plain, modes[0], ranks, *modes[1:], *details), numbers, integers)
+        return cls(tensors, (nesting, plain, modes[0], ranks, *modes[1:], *details), numbers, integers)
 
     @functools.cached_property
     def open(self) -> Call:
