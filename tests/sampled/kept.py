@@ -87,6 +87,7 @@ class SkippingEdge(ActiveEdge):
 class SkippedByMinusOne(Edges):
     """One value is no index."""
 
+    turns = 24
     edge = SkippingEdge
 
     def prepare(self, step: int) -> None:

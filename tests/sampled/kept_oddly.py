@@ -14,6 +14,8 @@ from sampled.parts import few
 class DepthKept(Edges):
     """How many edges run is set besides their candidates."""
 
+    turns = 24
+
     def __init__(self) -> None:
         super().__init__()
         self.depth = 3
