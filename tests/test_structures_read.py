@@ -34,6 +34,16 @@ class Counting(Kept):
         return x
 
 
+class CountingSometimes(Kept):
+    """It does so on some paths only: the first that are met change nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if self.path[0] == 2:
+            self.path[1] = 0
+        return x
+
+
 class Shared(Kept):
     """Both edges hold the very list that the model has."""
 
@@ -89,7 +99,7 @@ class Alike(Kept):
         return x.sigmoid() if self.path[0] == self.path[1] else x
 
 
-ODD = [Emptied, Counting, Shared, Looked, Copied, Scaled, Remembered, Alike]
+ODD = [Emptied, Counting, CountingSometimes, Shared, Looked, Copied, Scaled, Remembered, Alike]
 
 
 @pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.__name__)
@@ -98,7 +108,7 @@ def test_whatever_forward_does_with_it_is_right(kind: Any) -> None:
         warnings.simplefilter("ignore")  # some run as written
         model, fast = both(kind)
     order = random.Random(0)
-    for path in [order.choice(PATHS) for _ in range(14)] + PATHS:
+    for path in [(1, 1), (0, 2), (1, 0)] + [order.choice(PATHS) for _ in range(14)] + PATHS:
         seen = []
         for one in (fast, model):
             before = copy.deepcopy(model.state_dict())
