@@ -7,6 +7,7 @@ import linecache
 import random
 import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from idiom import Zero, conv, dilated, pool
 from sampled.arms import Averaging
 from sampled.parts import Head, Sampled, sample
 from sampled.side_by_side import built
-from sampled_statements import BETWEEN, CANDIDATES, DRAWS, OUTPUTS, USES
+from sampled_statements import BETWEEN, CANDIDATES, DRAWS, KEPT, KEPT_USES, OUTPUTS, USES
 
 _TEMPLATE = """
 class RandomSampled(Sampled):
@@ -34,7 +35,7 @@ class RandomSampled(Sampled):
 
     def prepare(self, step):
         self.tau -= self.decay
-
+{prepare}
     def forward(self, x):
 {body}
         return {output}
@@ -52,6 +53,7 @@ class Source:
 
     seed: int
     text: str
+    is_kept: bool = False
 
     def build(self) -> Any:
         """Return the supernet, f64, the same one each time."""
@@ -61,9 +63,9 @@ class Source:
 @functools.cache
 def _made(source: Source) -> Any:
     """Return the class of a text, in a module that pickle and tracebacks find."""
-    name = f"random_sampled_{source.seed}"
+    name = f"random_{'kept' if source.is_kept else 'sampled'}_{source.seed}"
     module = ModuleType(name)
-    vars(module).update(_NAMES)
+    vars(module).update({**_NAMES, "Structure": Structure})
     sys.modules[name] = module
     filename = f"{name}.py"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(keepends=True), filename)
@@ -71,9 +73,22 @@ def _made(source: Source) -> Any:
     return vars(module)["RandomSampled"]
 
 
-def random_sampled(seed: int) -> Source:
-    """Return the supernet of a seed: one to three choices, each drawn, read and used in ways of its own."""
-    draw = random.Random(seed)
+class Structure:
+    """What the model keeps of all choices, number and name each."""
+
+    def __init__(self, nodes: list[tuple[int, str]]) -> None:
+        self.nodes = nodes
+
+
+def random_sampled(seed: int, *, is_kept: bool = False) -> Source:
+    """Return the supernet of a seed: one to three choices, each drawn, read and used in ways of its own.
+
+    Args:
+        seed: decides all.
+        is_kept: whether most choices are not drawn, but kept in attributes that are set before each step.
+    """
+    draw, keep = random.Random(seed), random.Random(seed)
+    kept = list[tuple[int, int]]()
     count, is_early = draw.randint(1, 3), draw.random() < 0.4
     constructor, draws, body, states = list[str](), list[str](), list[str](), ["x"]
     read = set[str]()
@@ -84,6 +99,11 @@ def random_sampled(seed: int) -> Source:
         constructor += _choice(number, [draw.choice(CANDIDATES) for _ in range(size)])
         draws.append(draw.choice(DRAWS).format(**values))
         use = draw.choice(USES).format(**values)
+        kept.append((number, size))
+        if is_kept and keep.random() < 0.7:
+            own = keep.choice(KEPT).format(**values)
+            draws[-1] = f"{own}\ni{number} = torch.tensor(k)\nw{number} = self.a{number}.softmax(0)"
+            use = "\n".join((own, keep.choice(KEPT_USES).format(**values)))
         if number and is_early and draw.random() < 0.3:  # taken or not as the choice before says
             use = f"v{number} = {values['x']}\nif i{number - 1} == 0:\n{textwrap.indent(use, '    ')}"
         body += [use] if is_early else [draws[-1], use]
@@ -104,7 +124,8 @@ def random_sampled(seed: int) -> Source:
         states.append("z")
     output = draw.choice(OUTPUTS).format(x=states[-1], n=draw.randrange(count))
     body = draws * is_early + body
-    return Source(seed, _text(constructor, body, output, draw.choice(["5, 0", "4.0, 0.0", "6.0, 0.125"])))
+    text = _text(constructor, body, output, draw.choice(["5, 0", "4.0, 0.0", "6.0, 0.125"]), kept if is_kept else ())
+    return Source(seed, text, is_kept)
 
 
 def _choice(number: int, candidates: list[str]) -> list[str]:
@@ -117,6 +138,22 @@ def _choice(number: int, candidates: list[str]) -> list[str]:
     ]
 
 
-def _text(constructor: list[str], body: list[str], output: str, tau: str) -> str:
-    constructor, body = (textwrap.indent("\n".join(lines), " " * 8) for lines in (constructor, body))
-    return _TEMPLATE.format(constructor=f"{constructor}\n", body=body, output=output, tau=tau)
+def _text(constructor: list[str], body: list[str], output: str, tau: str, kept: Sequence[tuple[int, int]]) -> str:
+    prepare = list[str]()
+    for number, size in kept:
+        constructor = [*constructor, f"self.names{number} = ['first', 'second', 'third'][:{size}]"]
+        prepare += [
+            f"self.k{number} = random.randrange({size})",
+            f"self.name{number} = random.choice(self.names{number})",
+        ]
+    if kept:
+        prepare += [
+            f"self.path = [random.randrange(size) for _, size in {kept}]",
+            f"self.table = {{f'e{{number}}': random.randrange(size) for number, size in {kept}}}",
+            f"drawn = [(random.randrange(size), random.randrange(size)) for _, size in {kept}]",
+            "self.structure = Structure([(k, ['first', 'second', 'third'][j]) for k, j in drawn])",
+        ]
+        constructor = [*constructor, "self.prepare(0)"]
+    parts = (textwrap.indent("\n".join(lines), " " * 8) for lines in (constructor, body, prepare))
+    constructed, run, prepared = parts
+    return _TEMPLATE.format(constructor=f"{constructed}\n", body=run, output=output, tau=tau, prepare=f"{prepared}\n")

@@ -2,6 +2,7 @@
 
 The choice ``{n}`` has ``{c}`` candidates ``self.e{n}`` and architecture parameters ``self.a{n}``, f64[{c}]. A draw
 makes ``i{n}``, i64[], and weights ``w{n}``, f64[{c}]. A use makes an image ``{o}`` of an image ``{x}``, f64[N,4,8,8].
+What is kept instead of drawn is read as ``k``, of an attribute that is set between the steps, by number or by name.
 """
 
 from __future__ import annotations
@@ -119,6 +120,41 @@ else:
     {o} = self.e{n}[1]({x}) * w{n}[1] + self.e{n}[0]({x}) * w{n}[0]
 """
 
+_KEPT = """
+k = self.k{n}
+---
+k = self.path[{n}]
+---
+k = self.table["e{n}"]
+---
+k = self.structure.nodes[{n}][0]
+---
+k = self.names{n}.index(self.structure.nodes[{n}][1])
+---
+k = self.names{n}.index(self.name{n})
+"""
+
+_KEPT_USES = """
+{o} = self.e{n}[k]({x}) * self.a{n}.softmax(0)[k]
+---
+{o} = getattr(self.e{n}, str(k))({x}) + self.a{n}[k]
+---
+{o} = sum(self.a{n}[j] * op({x}) if j == k else 0.1 * self.a{n}[j] for j, op in enumerate(self.e{n}))
+---
+{o} = sum(self.e{n}[j]({x}) if j == k else self.e{n}[j]({x}).detach() for j in range({c}))
+---
+{o} = {x} if k == 0 else self.e{n}[k]({x}) * self.a{n}.exp()[k] + 0.1 * k * {x}
+---
+{o} = {x}
+for _ in range(k):
+    {o} = self.e{n}[0]({o}) * self.a{n}[0]
+---
+{o} = dict(zip(self.names{n}, self.e{n}))[self.name{n}]({x}) * self.a{n}.sigmoid()[k]
+---
+self.seen{n}[k] += 1
+{o} = self.e{n}[k]({x})
+"""
+
 _CANDIDATES = """
 Zero()
 nn.Identity()
@@ -163,4 +199,5 @@ def _parted(text: str) -> list[str]:
 
 
 DRAWS, USES, BETWEEN = _parted(_DRAWS), _parted(_USES), _parted(_BETWEEN)
+KEPT, KEPT_USES = _parted(_KEPT), _parted(_KEPT_USES)
 CANDIDATES, OUTPUTS = _CANDIDATES.split("\n")[1:-1], _OUTPUTS.split("\n")[1:-1]

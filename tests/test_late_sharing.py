@@ -13,6 +13,7 @@ import torch
 import toponas_fx
 from exactness import assert_runs_like, counted_captures, no_capture
 from sampled_supernets import EDGES, NAMES, Architecture, ModeSet
+from toponas_fx.analysis.arms import selects
 
 X = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 ARCHITECTURE = Architecture.of("skip", "conv_3x3", "conv_1x1")
@@ -130,7 +131,10 @@ def test_an_evaluation_decides_nothing_and_its_graph_does_not_outlive_the_decisi
 
 
 def test_alternating_steps_keep_the_merged_one_and_its_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SETN's loop: one step with a drawn architecture, one with all candidates; a few captures, then none."""
+    """SETN's loop: one step with a drawn architecture, one with all candidates; a few captures, then none.
+
+    The kernels that the merged one has normalized are so on the paths of architectures, too.
+    """
     _, fast = searching()
     decided(fast)
     generator = random.Random(0)
@@ -140,8 +144,8 @@ def test_alternating_steps_keep_the_merged_one_and_its_temperature(monkeypatch: 
             assert_equal(fast(X), fast.reference(X))
             fast.set_mode("mixed")
             fast(X)
-    assert len(found) <= 3
-    assert len(fast._toponas.programs) == 1
+    assert len(found) <= 4
+    assert [len(program.kept) for program in fast._toponas.programs][:2] == [0, len(EDGES)]
     with no_capture(monkeypatch):
         fast(X)
 
@@ -151,3 +155,32 @@ def test_exact_mode_has_nothing_to_decide() -> None:
     fast.set_mode("mixed"), model.set_mode("mixed")
     assert_runs_like(fast, model, X)
     assert [name for name, _ in fast.named_parameters()] == [name for name, _ in model.named_parameters()]
+
+
+class DrawnByTorch(ModeSet):
+    """Paths that are compiled, for torch draws them."""
+
+    def run(self, cell: Any, x: torch.Tensor) -> Any:
+        if self.mode != "drawn":
+            return super().run(cell, x)
+        states = [x]
+        for node in (1, 2):
+            inner = []
+            for source in range(node):
+                k = torch.multinomial(self.alphas[cell.index[f"{node}<-{source}"]].softmax(-1), 1).item()
+                inner.append(cell.edges[f"{node}<-{source}"][k](states[source]))
+            states.append(sum(inner))
+        return states[-1]
+
+
+def test_drawn_paths_compute_with_kernels_as_they_were_decided() -> None:
+    torch.manual_seed(0)
+    fast = toponas_fx.simplify(DrawnByTorch("mixed").double(), X)
+    assert fast._toponas.sharing.kernels
+    fast.set_mode("drawn")
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = fast(X)
+        torch.manual_seed(seed)
+        assert_equal(found, fast.reference(X))
+    assert selects(fast._toponas.programs[0].graph)

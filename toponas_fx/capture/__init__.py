@@ -35,6 +35,7 @@ from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.forcing import Forcing
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.inputs import check_signature, input_leaves
+from toponas_fx.capture.kept_choices import Kept
 from toponas_fx.capture.module_patches import watched
 from toponas_fx.capture.not_ready import telling_state
 from toponas_fx.capture.python_state import CodeWatcher
@@ -63,6 +64,7 @@ class Capture:
         writes: path of the module and name of each attribute that it wrote; where there are any, the graph returns what
             forward returns and a tuple of what it left in these.
         chooses: whether the integers that forward is given are choices, and inputs of the graph.
+        kept: the integers and names of modules that are, in order, after all other inputs.
     """
 
     graph: fx.Graph
@@ -75,6 +77,7 @@ class Capture:
     numbers: Numbers = field(default_factory=dict)
     writes: tuple[tuple[str, str], ...] = ()
     chooses: bool = False
+    kept: tuple[Kept, ...] = ()
 
     @property
     def keeps_numbers(self) -> bool:
@@ -157,6 +160,7 @@ def _recorded(
         given = pytree.tree_flatten((own_args, own_kwargs))
         for name, value in input_leaves(labels, own_args, own_kwargs):
             recorder.add_input(name, value)
+        recorder.add_kept()
         with watched(root, forward, recorder) as run, code.watching(), recorder.recording(), recorder.writes.undone():
             try:
                 value = run(*own_args, **own_kwargs)
@@ -168,6 +172,8 @@ def _recorded(
         recorder.add_output(root, (own_args, own_kwargs), value)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
             raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
+        if (where := recorder.changed_kept(tree)) is not None:
+            raise CaptureError(f"forward changes state in place: {where} holds choices; {WRITE}", _location(forward))
         guards = recorder.guards
         change = guards.first_constant(tree) or guards.first_option(tree) or guards.patched_since(tree)
         if change is not None:

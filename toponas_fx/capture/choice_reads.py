@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from toponas_fx.capture.forcing import Forcing, RecordedChoice, place
+from toponas_fx.capture.attribute_writes import AttributeWrites
+from toponas_fx.capture.forcing import Forcing, RecordedChoice, RecordedName, place
+from toponas_fx.capture.guards import StateGuards
+from toponas_fx.capture.kept_choices import Kept, Key, Steps, contents, exchanged
 from toponas_fx.capture.pausing import Pause
 from toponas_fx.capture.values import ValueTable
+from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.module_tree.snapshots import agree, freeze
 from toponas_fx.ops import choices
 
 _PLAIN = ("__int__", "__index__")
@@ -25,13 +30,79 @@ class ChoiceReads:
     Attributes:
         is_live: False once the run has ended.
         is_watching: False while a leaf runs or the recorder works.
+        guards: the Python state that was read.
+        writes: what was written.
+        kept_names: of the attributes that hold choices.
+        handed: of those that were read, what forward was handed instead: with what was made for that, what that held
+            then, and the picture of the attribute as it is.
     """
 
     is_live: bool
     is_watching: bool
+    guards: StateGuards
+    writes: AttributeWrites
+    kept_names: frozenset[str]
+    handed: dict[Key, tuple[Any, list[Any], list[list[Any]], Any]]
+    saw_read: Callable[..., None]
     _call: Callable[..., Any]
     _decided: str
+    _paths: dict[int, str]
+    _kept: dict[Key, dict[Steps, Any]]
     _values: ValueTable
+
+    # -- what modules keep ---------------------------------------------------------------------------------------------
+
+    def give_kept(self, forcing: Forcing) -> None:
+        """Make the placeholders of integers and names that modules keep and that are choices."""
+        for kept, value in forcing.kept.items():
+            choice = value if forcing.is_plain else self._kept_choice(kept, value)
+            self._kept.setdefault(kept.key, {})[kept.steps] = choice
+        self.kept_names = frozenset(name for _, name in self._kept)
+
+    def _kept_choice(self, kept: Kept, value: Any) -> Any:
+        words = (*kept.path.split("."), kept.name, *(str(key) for _, key in kept.steps))
+        name, taken = "_".join(filter(str.isidentifier, (f"_{word}" for word in words))), set(self._values.graph.nodes)
+        while any(name == node.target for node in taken):
+            name += "_"
+        node = self._values.annotate(self._values.graph.placeholder(name), None, ())
+        kind: Any = RecordedChoice if type(value) is int else RecordedName.of
+        return kind(value, lambda: self.saw_choice(node, value))
+
+    def kept_read(self, module: nn.Module, name: str, value: Any) -> Any:
+        """Return what an attribute holds, choices in the places of what is one there."""
+        key = self._paths.get(id(module), ""), name
+        if id(module) not in self._paths or key not in self._kept or key in self.writes:
+            self.saw_read(module, name, value)
+            return value
+        if key not in self.handed:
+            is_known = key in self.guards.attributes
+            self.saw_read(module, name, value)
+            if not is_known:
+                self.guards.attributes.pop(key, None)
+            made: list[Any] = []
+            with Pause(self):  # type: ignore[arg-type]
+                picture = freeze(value, self._paths)
+                found = exchanged(value, self._kept[key], made)
+            self.handed[key] = found, made, [contents(container) for container in made], picture
+        return self.handed[key][0]
+
+    def is_handed(self, value: Any) -> bool:
+        """Tell whether forward was handed a value that stands for one of the model's."""
+        return any(value is other for _, made, *_ in self.handed.values() for other in made)
+
+    def changed_kept(self, tree: TreeIndex) -> str | None:
+        """Return the name of an attribute that holds choices and that forward changed, or None."""
+        for (path, name), (_, made, before, picture) in self.handed.items():
+            same = (
+                len(now) == len(was) and all(map(operator.is_, now, was))
+                for now, was in zip(map(contents, made), before, strict=True)
+            )
+            value = getattr(tree.modules[path], name, None)
+            if (path, name) in self.writes or not all(same) or not agree(freeze(value, tree.paths), picture):
+                return f"`{path or 'the model'}.{name}`"
+        return None
+
+    # -- what is drawn and given ---------------------------------------------------------------------------------------
 
     def give_choice(self, name: str, value: RecordedChoice) -> None:
         """Make the placeholder of an integer that forward is given and that is a choice."""

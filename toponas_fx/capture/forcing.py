@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from toponas_fx.analysis.arms import TAKING
+from toponas_fx.capture.kept_choices import Kept
 from toponas_fx.errors import CaptureError
 from toponas_fx.ops.choices import INDICES
 
@@ -24,6 +25,7 @@ MOST = 16
 """Candidates of one choice, at most: each is a recorded run of its own."""
 MOST_DRAWS = 2000
 """Draws of one run, at most: a loop that draws until it has what it wants may never have it when it is told what."""
+NOTHING_KEPT: Mapping[Kept, Any] = {}
 
 
 class Forcing:
@@ -34,18 +36,25 @@ class Forcing:
         round: where draws differ within the run, which of their digits tells how; together, the runs of all turns
             take each candidate everywhere, and those of all rounds tell any two draws apart. None where they are alike.
         given: the integers among forward's arguments, where these are choices.
-        is_plain: whether Python gets plain integers, whose uses are not seen.
+        kept: the integers and names that modules keep, where these are.
+        is_plain: whether Python gets plain integers and names, whose uses are not seen.
         sizes: how many candidates the draws had that were seen.
-        count: how many indices were drawn.
+        count: how many choices there were so far.
     """
 
     def __init__(
-        self, turn: int, round: int | None = None, given: Sequence[int] | None = None, *, is_plain: bool = False
+        self,
+        turn: int,
+        round: int | None = None,
+        given: Sequence[int] | None = None,
+        kept: Mapping[Kept, Any] = NOTHING_KEPT,
+        *,
+        is_plain: bool = False,
     ) -> None:
-        """Set turn and round, the integers that forward is given, and whether they are plain."""
-        self.turn, self.round, self.given, self.is_plain = turn, round, given, is_plain
+        """Set turn and round, what forward is given and what modules keep, and whether it is plain."""
+        self.turn, self.round, self.given, self.kept, self.is_plain = turn, round, given, kept, is_plain
         self.sizes: set[int] = set()
-        self.count = 0
+        self.first_draw = self.count = len(given or ()) + len(kept)
         self._nodes: set[fx.Node] = set()
         self._scalars: dict[fx.Node, Tensor] = {}
         self._derived: dict[fx.Node, bool] = {}
@@ -97,7 +106,7 @@ class Forcing:
     def draw(self, size: int) -> int:
         """Return the next index that is drawn, below ``size``."""
         self.count += 1
-        if self.count > MOST_DRAWS:
+        if self.count - self.first_draw > MOST_DRAWS:
             raise CaptureError(f"forward draws more than {MOST_DRAWS} times where all draws are alike")
         if size > 1:
             self.sizes.add(size)
@@ -153,8 +162,8 @@ def index_of(turn: int, round: int | None, number: int, size: int) -> int:
 
 
 def rounds_for(count: int, sizes: Collection[int]) -> int:
-    """Return how many rounds tell any two of a number of choices apart."""
-    found, fewest = 1, min(sizes)
+    """Return how many rounds tell any two of a number of choices apart; those of one candidate have no say."""
+    found, fewest = 1, min(size for size in sizes if size > 1)
     while fewest**found < count:
         found += 1
     return found
@@ -207,32 +216,74 @@ class RecordedChoice:
         return self.value
 
     def __reduce__(self) -> Any:
-        return int, (self.value,)
+        return int, (self.used(),)
+
+
+_UNSEEN = "\0a choice that was read unseen"
+
+
+class RecordedName(str):
+    """A name that a module keeps and that is a choice; like a ``RecordedChoice``, it tells where it is used.
+
+    C's functions that take a text as it is (``str.join``) do not ask: what they find is no name at all.
+    """
+
+    value: str
+    saw: Callable[[], None] | None
+
+    @classmethod
+    def of(cls, value: str, saw: Callable[[], None] | None = None) -> RecordedName:
+        """Wrap ``value``; ``saw`` is called at each use."""
+        self = str.__new__(cls, _UNSEEN)
+        self.value, self.saw = value, saw
+        return self
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return str
+
+    def used(self) -> str:
+        """Tell that it is used, and return the name."""
+        if self.saw is not None:
+            self.saw()
+        return self.value
+
+    def __reduce__(self) -> Any:
+        return str, (self.used(),)
 
 
 def numbers_in(value: Any) -> Any:
-    """Return what is given, with numbers in the places of choices, all of which are used so."""
-    return pytree.tree_map_only(RecordedChoice, RecordedChoice.used, value)
+    """Return what is given, with numbers and names in the places of choices, all of which are used so."""
+    return pytree.tree_map_only((RecordedChoice, RecordedName), lambda choice: choice.used(), value)
 
 
-def _telling(name: str, function: Callable[..., Any]) -> None:
-    def use(self: RecordedChoice, *others: Any) -> Any:
-        return function(*numbers_in((self, *others)))
+def _telling(kind: type, name: str, function: Callable[..., Any]) -> None:
+    def use(self: Any, *others: Any, **options: Any) -> Any:
+        return function(*numbers_in((self, *others)), **options)
 
-    setattr(RecordedChoice, name, use)
+    setattr(kind, name, use)
 
 
-def _telling_reflected(name: str, function: Callable[..., Any]) -> None:
-    _telling(name, lambda number, other: function(other, number))
+def _telling_reflected(kind: type, name: str, function: Callable[..., Any]) -> None:
+    _telling(kind, name, lambda value, other: function(other, value))
 
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    _telling(f"__{_name}__", getattr(operator, _name))
+    _telling(RecordedChoice, f"__{_name}__", getattr(operator, _name))
+    _telling(RecordedName, f"__{_name}__", getattr(operator, _name))
 for _name in "add sub mul floordiv mod truediv lshift rshift and or xor divmod pow".split():
     _function: Any = {"divmod": divmod, "pow": pow}.get(_name) or getattr(operator, f"__{_name}__")
-    _telling(f"__{_name}__", _function)
-    _telling_reflected(f"__r{_name}__", _function)
+    _telling(RecordedChoice, f"__{_name}__", _function)
+    _telling_reflected(RecordedChoice, f"__r{_name}__", _function)
 for _name in "hash bool int index float repr str format neg pos abs invert trunc floor ceil round".split():
-    _telling(f"__{_name}__", getattr(int, f"__{_name}__"))
+    _telling(RecordedChoice, f"__{_name}__", getattr(int, f"__{_name}__"))
 for _name in ("bit_length", "conjugate"):
-    _telling(_name, getattr(int, _name))
+    _telling(RecordedChoice, _name, getattr(int, _name))
+for _name in "hash repr str format add mul mod rmul len contains iter getitem".split():
+    _telling(RecordedName, f"__{_name}__", getattr(str, f"__{_name}__"))
+for _name in (name for name in dir(str) if name[0] != "_"):
+    _telling(RecordedName, _name, getattr(str, _name))
+for _name, _function in (("int", int), ("float", float), ("bool", bool)):
+    _telling(RecordedName, f"__{_name}__", _function)
+_telling_reflected(RecordedName, "__radd__", operator.add)
+_telling_reflected(RecordedName, "__rmod__", operator.mod)

@@ -27,10 +27,20 @@ def _own(module: nn.Module) -> dict[str, Any]:
 
 
 class Watcher(Protocol):
-    """What the patches report to; ``is_watching`` is False while a leaf runs, ``numbers`` are those kept symbolic."""
+    """What the patches report to.
+
+    Attributes:
+        is_watching: False while a leaf runs.
+        numbers: those kept symbolic.
+        kept_names: of the attributes that hold choices.
+    """
 
     is_watching: bool
     numbers: Numbers
+    kept_names: frozenset[str]
+
+    def kept_read(self, module: nn.Module, name: str, value: Any) -> Any:
+        """An attribute is read by a name of those that hold choices."""
 
     def number_read(self, module: nn.Module, name: str, value: float) -> float:
         """An attribute that is a number is read, while some are symbolic."""
@@ -143,8 +153,11 @@ def _watched_read(watcher: Watcher) -> Callable[[nn.Module, str], Any]:
     read = object.__getattribute__
 
     def __getattribute__(self: nn.Module, name: str) -> Any:
+        name = name if type(name) is str else str(name)  # that of a choice is used so
         value = read(self, name)
         if watcher.is_watching and name[:2] != "__" and name not in _UNWATCHED:
+            if name in watcher.kept_names:
+                return watcher.kept_read(self, name, value)
             if type(value) is float and watcher.numbers:
                 return watcher.number_read(self, name, value)
             watcher.saw_read(self, name, value)
@@ -159,6 +172,7 @@ def _watched_registered_read(watcher: Watcher) -> Callable[[nn.Module, str], Any
     read = nn.Module.__getattr__
 
     def __getattr__(self: nn.Module, name: str) -> Any:
+        name = name if type(name) is str else str(name)
         try:
             value = read(self, name)
         except AttributeError:
@@ -176,6 +190,7 @@ def _watched_write(watcher: Watcher, method: str) -> Callable[..., None]:
     write = getattr(nn.Module, method)
 
     def change(self: nn.Module, name: str, *value: Any) -> None:
+        name = name if type(name) is str else str(name)
         if watcher.is_watching:
             watcher.saw_write(self, name, *value)
         write(self, name, *value)

@@ -8,7 +8,7 @@ user wrote it, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,12 @@ from torch.utils import _pytree as pytree
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture import Capture, capture
+from toponas_fx.capture.domains import NOT_FEW, Domains, find_domains
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source, others_like
 from toponas_fx.capture.fingerprint import Fingerprint
-from toponas_fx.capture.forcing import MOST, Forcing, index_of, rounds_for
+from toponas_fx.capture.forcing import MOST, NOTHING_KEPT, Forcing, rounds_for
 from toponas_fx.capture.inputs import Inputs
+from toponas_fx.capture.kept_choices import Kept
 from toponas_fx.capture.path_merging import merge_paths
 from toponas_fx.capture.path_replay import is_same_run, replay
 from toponas_fx.capture.path_sections import Merged, UnlikePathsError
@@ -38,8 +40,9 @@ from toponas_fx.capture.small_batches import (
     resized,
     sized,
 )
-from toponas_fx.errors import CaptureError, ForeignDrawError
+from toponas_fx.errors import CaptureError, ForeignDrawError, NotReadyError
 from toponas_fx.ir.targets import target_name
+from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.ops.choices import INDICES
 from toponas_fx.progress import step
@@ -60,6 +63,7 @@ def record_call(
     numbers: Numbers = NO_NUMBERS,
     known: Mapping[Source, Sequence[float]] = NO_VALUES,
     chooses: bool = False,
+    kept: Mapping[Kept, Collection[Any]] = NOTHING_KEPT,
 ) -> Recording:
     """Record a call: one path as ``small_batches.record`` does, whose arguments these are, or all that it may sample.
 
@@ -73,6 +77,7 @@ def record_call(
         known: likewise.
         chooses: whether the integers among the inputs seem to be choices. Where they are none, or their paths are not
             those of one graph, the call is recorded as any other.
+        kept: the values of integers and names that modules keep, where these seem to be choices; likewise.
 
     Raises:
         CaptureError: the call cannot be repeated by a graph, or each run samples another path and they are not those
@@ -80,12 +85,14 @@ def record_call(
         Exception: whatever the model's own forward raises.
     """
     first = None if at_its_own else capture_small(fast, forward, inputs, FIRST, numbers)
-    reason = None
-    if first is not None and (chooses or _reads(fast, first.capture.graph, _is_index) is not None):
+    reasons: list[str] = []
+    for some in _tried(fast, first, kept, chooses=chooses):
         try:
-            return _Paths(fast, forward, inputs, numbers, known).record(chooses=chooses)
+            recorded = _Paths(fast, forward, inputs, numbers, known, some).record(chooses=chooses)
+            return replace(recorded, why_not=reasons[0] if reasons else "")
         except (UnlikePathsError, CaptureError) as error:  # one path may still be all there is
-            reason = str(error)
+            reasons.append(str(error).removeprefix(f"{getattr(error, 'where', '')}: "))
+    reason = reasons[-1] if reasons else None
     try:
         recorded = record(
             fast,
@@ -99,16 +106,30 @@ def record_call(
         )
     except ForeignDrawError as error:  # Python's random, which a graph can draw from where it draws an index
         try:
-            return _Paths(fast, forward, inputs, numbers, known).record(chooses=False)
+            return _Paths(fast, forward, inputs, numbers, known, NOTHING_KEPT).record(chooses=False)
         except (UnlikePathsError, CaptureError):
             raise error from None
     where = _sampling(fast, forward, recorded)
     if where is None:
-        return recorded
+        return replace(recorded, why_not=reasons[0] if reasons else "")
     because = f", and they cannot be one graph: {reason}" if reason is not None else ", by no index that was seen"
     refusal = CaptureError(f"each run samples another path there{because}", where)
     refusal.guards = recorded.capture.guards.modes()
     raise refusal
+
+
+def _tried(
+    fast: nn.Module, first: Recording | None, kept: Mapping[Kept, Collection[Any]], *, chooses: bool
+) -> Iterator[Mapping[Kept, Collection[Any]]]:
+    """Yield what modules keep that may be choices: all that a run read, and none where there are choices besides."""
+    if first is None:
+        return
+    read = first.capture.guards.attributes
+    some = {one: values for one, values in kept.items() if one.key in read}
+    if some:
+        yield some
+    if chooses or _reads(fast, first.capture.graph, _is_index) is not None:
+        yield NOTHING_KEPT
 
 
 def _sampling(fast: nn.Module, forward: Callable[..., Any], recorded: Recording) -> str | None:
@@ -157,6 +178,7 @@ class _Paths:
     inputs: Inputs
     numbers: Numbers
     known: Mapping[Source, Sequence[float]]
+    kept: Mapping[Kept, Collection[Any]]
 
     def record(self, *, chooses: bool) -> Recording:
         """Record them.
@@ -168,28 +190,35 @@ class _Paths:
         first, second = resized(self.inputs, FIRST), resized(self.inputs, SECOND)
         if first is None or second is None:
             raise UnlikePathsError("its inputs have no batch")
-        sizes = self._domains(first) if chooses else None
-        forced = _forced(sizes, 0)
+        tree = TreeIndex.of(self.fast)
+        given = sum(type(leaf) is int for leaf in pytree.tree_leaves(self.inputs)) if chooses else None
+        domains = find_domains(lambda forcing: self._fails(first, forcing), tree, given, self.kept)
+        if self.kept and not domains.kept:
+            raise UnlikePathsError(NOT_FEW)
+        domains = domains.with_unread(self._unread(first, domains, tree))
+        forced = domains.forcing(0)
         runs = [self._run(first, forced, self.numbers)]
-        known = forced.sizes | set(sizes or ())
+        known = forced.sizes | domains.sizes
         count = max(known, default=0)
         if count < 2:
             raise UnlikePathsError("what is drawn is no index of one of several")
         if count > MOST:
             raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
-        runs += [self._run(first, _forced(sizes, turn), self.numbers) for turn in range(1, count)]
-        plain = self._run(first, _forced(sizes, 0, is_plain=True), self.numbers)
-        if not is_same_run(runs[0].graph, plain.graph):
-            raise UnlikePathsError("forward asks what type an integer is that was drawn or given")
+        runs += [self._run(first, domains.forcing(turn), self.numbers) for turn in range(1, count)]
+        for turn in range(count if domains.has_names else 1):
+            plain = self._run(first, domains.forcing(turn, is_plain=True), self.numbers)
+            if is_same_run(runs[turn].graph, plain.graph):
+                continue
+            raise UnlikePathsError("forward asks what type a value is that was drawn, given or kept")
         merged = merge_paths([found.graph for found in runs])
         for found in runs:
             replay(merged, found.graph)
         others = others_like(self.numbers, self.known, runs[0].guards.conditions)
         if others is None:
             raise UnlikePathsError("a number that changes has no other value that may be tried")
-        rounds = range(rounds_for(max(forced.count, len(sizes or ())), known))
+        rounds = range(rounds_for(forced.count, known))
         mixed = [
-            self._run(second, _forced(sizes, turn, of), others)
+            self._run(second, domains.forcing(turn, of), others)
             for of in rounds
             for turn in (range(count) if of == 0 else FURTHER_TURNS)
         ]
@@ -197,7 +226,21 @@ class _Paths:
         for found in mixed:
             types.update(replay(merged, found.graph))
         recording = _as_recording(merged, runs, mixed, types, first, self.inputs)
-        return replace(recording, capture=replace(recording.capture, chooses=chooses))
+        domains.guard(recording.capture, tree)
+        return replace(recording, capture=replace(recording.capture, chooses=chooses, kept=tuple(domains.kept)))
+
+    def _unread(self, small: Inputs, domains: Domains, tree: TreeIndex) -> dict[Kept, Any]:
+        """Return the integers that modules keep, that are no choices, and that a run does not read: with their values.
+
+        Of names that cannot be told: Python may read them unseen.
+        """
+        others = {kept: kept.value(tree) for kept in self.kept if kept not in domains.kept}
+        others = {kept: value for kept, value in others.items() if type(value) is int}
+        if not others:
+            return {}
+        graph = self._run(small, domains.with_unread(others).forcing(0), self.numbers).graph
+        nodes = [node for node in graph.nodes if node.op == "placeholder"][-len(others) :]
+        return {kept: value for (kept, value), node in zip(others.items(), nodes, strict=True) if not node.users}
 
     def _run(self, size: Inputs, forcing: Forcing, values: Numbers) -> Capture:
         step(f"recording candidate {forcing.turn}" + ("" if forcing.round is None else " in places apart"))
@@ -211,43 +254,16 @@ class _Paths:
             raise UnlikePathsError("a path uses a number that changes")
         return found
 
-    def _domains(self, small: Inputs) -> list[int]:
-        """Return how many values each of the integers may have: forward fails for the next.
-
-        Raises:
-            UnlikePathsError: they may have more than there may be candidates.
-        """
-        count = sum(type(leaf) is int for leaf in pytree.tree_leaves(self.inputs))
-        sizes = [0] * count
-        too_many = f"an integer that forward is given may have more than {MOST} values"
-        if not self._fails(small, [MOST] * count):  # a size, an epoch
-            raise UnlikePathsError(too_many)
-        for value in range(MOST + 1):
-            given = [value if not size else min(value, size - 1) for size in sizes]
-            if self._fails(small, given):
-                for place in [place for place, size in enumerate(sizes) if not size]:
-                    alone = [value if other == place else 0 for other in range(count)]
-                    sizes[place] = value if self._fails(small, alone) else 0
-            if all(sizes):
-                return sizes
-        raise UnlikePathsError(too_many)
-
-    def _fails(self, small: Inputs, given: Sequence[int]) -> bool:
+    def _fails(self, small: Inputs, forcing: Forcing) -> bool:
         try:
-            capture(self.fast, self.forward, *small, self.numbers, Forcing(0, None, given))
+            capture(self.fast, self.forward, *small, self.numbers, forcing)
+        except NotReadyError:
+            return True
         except CaptureError:
             raise
         except Exception:  # forward's own
             return True
         return False
-
-
-def _forced(sizes: Sequence[int] | None, turn: int, round: int | None = None, *, is_plain: bool = False) -> Forcing:
-    """Return what decides a run; ``sizes`` are how many values given integers may have, None where they stay."""
-    given = None
-    if sizes is not None:
-        given = [index_of(turn, round, number, size) for number, size in enumerate(sizes, start=1)]
-    return Forcing(turn, round, given, is_plain=is_plain)
 
 
 def _as_recording(

@@ -127,7 +127,7 @@ class CodeWatcher:
         """Note what a function of the user's leads to, ``config().tau`` say: the code that called it names what."""
         if event == "return" and self._recorder.is_watching and not isinstance(value, _PLAIN):
             outer = frame.f_back
-            if outer is not None and is_users(value) and not isinstance(value, type) and id(value) not in self._made:
+            if outer is not None and self._is_state(value) and not isinstance(value, type):
                 where = f"{outer.f_code.co_filename}:{outer.f_lineno}"
                 self._note_object(value, outer.f_code, where)
         return self._on_return
@@ -153,10 +153,14 @@ class CodeWatcher:
             self._note_class(first, code, where)
             if not UNSEEN_READS.isdisjoint(names_of(code)):
                 self._recorder.saw_table(first, vars(first))
-        elif is_users(first) and id(first) not in self._made:
+        elif self._is_state(first):
             self._note_object(first, code, where)
         if code.co_freevars and not _is_nested(frame):
             self._note_closure(code, where)
+
+    def _is_state(self, value: Any) -> bool:
+        """Tell whether a value is the user's and was there before the run."""
+        return is_users(value) and id(value) not in self._made and not self._recorder.is_handed(value)
 
     def _note_global(self, path: tuple[str, ...], value: Any, code: CodeType, where: str, depth: int) -> None:
         """Note a plain global; of a class, a module or an object, those attributes that the code names too."""
@@ -207,7 +211,11 @@ class CodeWatcher:
         path = self._tree.paths.get(id(module))
         for owner in type(module).__mro__ if path is not None else ():
             for name in () if is_library(owner.__module__) else names_of(code):
-                if _is_plain(vars(owner).get(name, owner)):
+                if not _is_plain(vars(owner).get(name, owner)):
+                    continue
+                if name in self._recorder.kept_names:  # the module's own is seen as it is read
+                    self._guards.note_reference(owner, name, freeze(vars(owner)[name], self._tree.paths), where)
+                else:
                     value = freeze(getattr(module, name, None), self._tree.paths)
                     self._guards.note_attribute(str(path), name, value, where)
             own = vars(owner).get(code.co_name)

@@ -65,6 +65,7 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
         self._forcing, self._decided = forcing, ""
+        self.kept_names, self.handed, self._kept = frozenset(), {}, {}
         self.numbers = numbers
         self.is_live = True
         self.writes = AttributeWrites()
@@ -107,6 +108,11 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
             self.give_number(name, value)
         else:
             self._values.give(name, value)
+
+    def add_kept(self) -> None:
+        """Make the placeholders of what modules keep and what is a choice."""
+        if self._forcing is not None:
+            self.give_kept(self._forcing)
 
     def add_output(self, root: nn.Module, arguments: Any, value: Any) -> None:
         """Make the output node: what forward returns, and, where it wrote attributes, what it left there."""

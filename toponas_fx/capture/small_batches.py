@@ -47,6 +47,7 @@ class Recording:
         evaluation: the run in evaluation mode, where one was asked for, took the same path as this one of training, and
             there is nothing that passes leave alone in training only: a draw.
         held: numbers that could not stay symbolic.
+        why_not: why what seemed to be choices are none in it, as the end of a sentence.
     """
 
     capture: Capture
@@ -55,6 +56,7 @@ class Recording:
     is_whole: bool = False
     evaluation: Capture | None = None
     held: frozenset[Source] = frozenset()
+    why_not: str = ""
 
 
 def record(

@@ -88,7 +88,7 @@ def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
     alike = [program for program in state.programs if program.fixed == call.fixed]
     changes = [program.first_change(tree, call.numbers) for program in alike if program.accepts(call)]
     if None in changes:
-        return "for other values of what Python reads from data"
+        return "for other values of what Python reads from data, or another candidate than those recorded"
     refused = [refusal.guards for refusal in state.refusals.by_call.get(call.fixed, ())]
     changes += [guards.first_value(tree, call.numbers) for guards in refused if guards is not None]
     if changes and changes[0] is not None:
@@ -102,21 +102,33 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
     state.captures[call.fixed] = spent + 1
     forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
     numbers = symbolic_numbers(state, call, state.tree(fast))
+    state.kept.note_changes([p.guards for p in state.programs if p.fixed == call.fixed], state.tree(fast))
+    kept = state.kept.may_choose(call.fixed, state.tree(fast))
     known = None
-    if call.fixed not in state.batch_decides and not chooses:
+    if call.fixed not in state.batch_decides and not chooses and not kept:
         known = _known_path(fast, state, call, capture_small(fast, forward, inputs, SECOND, numbers))
     if known is None:
         try:
             at_its_own = call.fixed in state.batch_decides
             recorded = record_call(
-                fast, forward, inputs, at_its_own=at_its_own, numbers=numbers, known=state.numbers, chooses=chooses
+                fast,
+                forward,
+                inputs,
+                at_its_own=at_its_own,
+                numbers=numbers,
+                known=state.numbers,
+                chooses=chooses,
+                kept=kept,
             )
         except CaptureError as error:
+            state.kept.note_in_vain(call.fixed, kept, str(error))
             refuse(state, call, str(error), error.guards)
             return None
         if recorded.is_whole:
             state.batch_decides.add(call.fixed)
         state.held_numbers |= recorded.held
+        read = {one for one in kept if one.key in recorded.capture.guards.attributes}
+        state.kept.note_in_vain(call.fixed, read.difference(recorded.capture.kept), recorded.why_not)
         if chooses:
             state.chosen[call.open.fixed] = recorded.capture.chooses
             call = call.open if recorded.capture.chooses else call
@@ -129,7 +141,8 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
         return None
     changing = changing_value(state, program.guards)
     if changing is not None and program.has_mixtures is False:
-        refuse(state, call, change_reason(program.guards.named(changing)), program.guards.modes(), changing=changing)
+        reason = change_reason(program.guards.named(changing), state.kept.why_not(changing))
+        refuse(state, call, reason, program.guards.modes(), changing=changing)
         return None
     return add_program(state, program)
 
@@ -209,7 +222,7 @@ def build_program(
     captured = recorded.capture
     is_sampled = bool(selects(captured.graph))
     if is_sampled:  # one candidate is alive at a time: nothing is shared for the others' sake
-        passes = for_sampled(passes)
+        passes = for_sampled(passes, state.sharing)
     has_mixtures: list[bool] = []
 
     def look(pass_: Pass, gm: fx.GraphModule) -> None:
@@ -249,7 +262,7 @@ def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Record
         is_any_batch = program.any_batch and program.sizes_used == captured.sizes_used
         if not (recorded.any_batch or is_any_batch or recorded.is_whole):
             continue
-        if not program.fingerprint.is_of(captured.fingerprint, tree):
+        if program.kept != captured.kept or not program.fingerprint.is_of(captured.fingerprint, tree):
             continue
         is_held = program.fixed == call.fixed and program.first_change(tree, call.numbers) is None
         if is_held and program.norms_agree(tree):

@@ -38,9 +38,14 @@ def shares_drawn(passes: Passes) -> bool:
     return any(isinstance(pass_, ShareDrawn) for pass_ in flatten(passes))
 
 
-def for_sampled(passes: Passes) -> Passes:
-    """Return the passes for a graph that draws candidates: one is alive at a time, and nothing merges."""
-    return without_sharing(passes, *((ShareDrawn, NormalizeKernels) if shares_drawn(passes) else ()))
+def for_sampled(passes: Passes, sharing: Sharing) -> Passes:
+    """Return the passes for a graph that draws candidates: one is alive at a time, and nothing merges.
+
+    Kernels that were decided to be normalized are so in each graph.
+    """
+    if shares_drawn(passes):
+        return without_sharing(passes, ShareDrawn, NormalizeKernels)
+    return without_sharing(passes, *((NormalizeKernels,) if sharing.kernels else ()))
 
 
 def may_decide(sharing: Sharing, call: Call) -> bool:

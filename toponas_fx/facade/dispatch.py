@@ -26,6 +26,8 @@ from toponas_fx.runtime.refusals import keeps_changing
 from toponas_fx.runtime.state import State
 
 _REASON = "toponas_fx asks at each call which graph holds; compile the simplified model itself"
+_Ready = tuple[Program, tuple[Any, ...]]
+"""A program, and what to run it with."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -53,10 +55,11 @@ def forward_of(user_forward: Callable[..., Any]) -> Callable[..., Any]:
 def _run_call(model: Any, *args: Any, **kwargs: Any) -> Any:
     """Run the program of a simplified model that holds for this call; capture where none does."""
     call, programs = _search(model, args, kwargs)
-    while (program := _next(programs)) is not None:
+    while (found := _next(programs)) is not None:
+        program, inputs = found
         saved = _snapshot(model, call.tensors, program) if program.has_guards else None
         try:
-            result = program.run(model, *program.inputs(call))
+            result = program.run(model, *inputs)
         except BaseException as error:
             torch._C._set_grad_enabled(call.key[4])  # the graph may have switched it off, and on again further down
             if not isinstance(error, GuardFailure):
@@ -76,14 +79,14 @@ run_call = torch.compiler.disable(_run_call, recursive=False, reason=_REASON)  #
 
 @_outside
 @alone
-def _search(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Iterator[Program]]:
+def _search(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Iterator[_Ready]]:
     call = Call.of(args, kwargs, model.training)
     if call.integers and vars(model)["_toponas"].chosen.get(call.open.fixed) is True:
         call = call.open
     return call, _programs_for(model, call, args, kwargs)
 
 
-def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Program]:
+def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[_Ready]:
     """Yield the programs that hold as far as Python state tells; the last is of a capture made now."""
     state: State = vars(model)["_toponas"]
     if not state.sharing.kernels and state.refusals.rests(call):
@@ -93,20 +96,24 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
         if program.accepts(call) and program.first_change(tree, call.numbers) is None and program.norms_agree(tree):
             if not program.takes(call):
                 return  # no path that was recorded: what the user wrote says what it is
+            inputs = program.inputs(call, tree)
+            if inputs is None:  # a candidate that was not recorded
+                continue
             state.used(program)
             state.refusals.in_turn.clear()
-            yield program
+            yield program, inputs
     if state.is_measuring:
         return
     if not state.refusals.hold(call, tree) and not keeps_changing(state, call, tree) and affords(state, call):
         fresh = compile_call(model, state, call, args, kwargs)
-        if fresh is not None:  # it may fail too: what it reads differs between two runs from the same start
-            yield fresh
+        inputs = None if fresh is None else fresh.inputs(call, state.tree(model))
+        if fresh is not None and inputs is not None:  # it may fail too: what it reads may differ between two runs
+            yield fresh, inputs
 
 
 @_outside
 @alone
-def _next(programs: Iterator[Program]) -> Program | None:
+def _next(programs: Iterator[_Ready]) -> _Ready | None:
     return next(programs, None)
 
 

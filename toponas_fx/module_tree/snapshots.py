@@ -44,6 +44,17 @@ INHERITED = _Inherited("that of its class")
 """Stands for a method that an object has from its class, and has not of its own."""
 
 
+@dataclass(frozen=True)
+class Open:
+    """Stands for any value of a type, in a picture that others are compared with."""
+
+    kind: type
+
+    def __repr__(self) -> str:
+        """Name the type."""
+        return f"any {self.kind.__name__}"
+
+
 class Same:
     """Stands for a value that nothing is known about: it is equal to itself only."""
 
@@ -100,7 +111,12 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
 
 
 def agree(one: Any, other: Any) -> bool:
-    """Tell whether two pictures show the same: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    """Tell whether two pictures show the same: 1, 1.0 and True differ, and so do 0.0 and -0.0.
+
+    The other may be open in places: there, the one shows any value of the type.
+    """
+    if type(other) is Open:
+        return type(one) is other.kind
     if type(one) is not type(other):
         return False
     if type(one) is tuple:

@@ -18,6 +18,7 @@ from toponas_fx.capture.expressions import Given, Source
 from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.guards import Change, StateGuards
 from toponas_fx.capture.inputs import batch_of
+from toponas_fx.capture.kept_choices import Kept
 from toponas_fx.ir.serialization import dump_graph, load_graph
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.snapshots import Same, freeze
@@ -117,6 +118,7 @@ class Program:
         any_grad_mode: True where it computes calls without gradients too.
         writes: path of the module and name of each attribute that forward writes; ``run`` returns their values, too.
         chooses: whether it takes the integers that forward is given.
+        kept: the integers and names of modules that it takes, after those.
         draws: whether the captured run drew at random: passes leave more alone then than evaluation asks for.
         keys: of the calls that were seen to take its path, each with the floats given; None for inputs.
         given: which of the floats among a call's arguments are inputs, after the tensors.
@@ -147,6 +149,7 @@ class Program:
     any_grad_mode: bool = field(init=False)
     writes: tuple[tuple[str, str], ...] = field(init=False)
     chooses: bool = field(init=False)
+    kept: tuple[Kept, ...] = field(init=False)
     draws: bool = field(init=False)
     run: Callable[..., Any] = field(init=False)
     code: str = field(init=False)
@@ -164,7 +167,7 @@ class Program:
         self.graph, self.guards, self.entered = captured.graph, captured.guards, captured.entered
         self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
         self.any_grad_mode, self.draws, self.writes = captured.any_grad_mode, captured.draws, captured.writes
-        self.chooses = captured.chooses
+        self.chooses, self.kept = captured.chooses, captured.kept
         self.compile()
 
     def compile(self) -> None:
@@ -203,15 +206,23 @@ class Program:
         """Tell whether the recorded runs had the integers that a call gives."""
         if not self.chooses:
             return True
-        known = zip(call.integers, self.values[-len(call.integers) :], strict=True)
-        return all(values is None or value in values for value, values in known)
+        first = len(self.values) - len(self.kept) - len(call.integers)
+        return self._had(call.integers, self.values[first:])
 
-    def inputs(self, call: Call) -> tuple[Any, ...]:
-        """Return what to run it with."""
+    def inputs(self, call: Call, tree: TreeIndex) -> tuple[Any, ...] | None:
+        """Return what to run it with; None where modules keep what the recorded runs had not."""
         inputs: tuple[Any, ...] = call.tensors
         if self.given:
             inputs = (*inputs, *map(call.numbers.__getitem__, self.given))
-        return (*inputs, *call.integers) if self.chooses else inputs
+        if self.chooses:
+            inputs = (*inputs, *call.integers)
+        if not self.kept:
+            return inputs
+        kept = [one.value(tree) for one in self.kept]
+        return (*inputs, *kept) if self._had(kept, self.values[-len(kept) :]) else None
+
+    def _had(self, found: Sequence[Any], known: Sequence[frozenset[Any] | None]) -> bool:
+        return all(values is None or value in values for values, value in zip(known, found, strict=False))
 
     def other_numbers(self, call: Call) -> Iterator[tuple[Source, tuple[float, float]]]:
         """Yield the floats that a call of this kind was given and now is given others for, with both."""

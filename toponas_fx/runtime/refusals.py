@@ -168,7 +168,8 @@ def keeps_changing(state: Any, call: Call, tree: TreeIndex) -> bool:
         if change is not None:
             lost.setdefault(change.key, []).append((attempt, change))
     for key, found in lost.items():
-        if len(found) >= (1 if key in state.refusals.changing else LOST):
+        few = LOST if not state.kept.is_open(call.fixed, key) else 2 * LOST  # it may be a choice
+        if len(found) >= (1 if key in state.refusals.changing else few):
             _give_up(state, call, *zip(*found, strict=True))
             return True
     return False
@@ -181,7 +182,7 @@ def changing_value(state: Any, guards: StateGuards) -> tuple[Any, ...] | None:
 
 def _give_up(state: Any, call: Call, attempts: Sequence[Program | Refusal], changes: Sequence[Change]) -> None:
     latest, change = attempts[0], changes[0]
-    reason = change_reason(change)
+    reason = change_reason(change, state.kept.why_not(change.key))
     if isinstance(latest, Refusal):
         reason = latest.reason
     gains = any(isinstance(attempt, Program) and attempt.has_mixtures is not False for attempt in attempts)
@@ -195,8 +196,9 @@ def _give_up(state: Any, call: Call, attempts: Sequence[Program | Refusal], chan
     refuse(state, call, reason, guards, changing=change.key, seen={} if gains else None)
 
 
-def change_reason(change: Change) -> str:
-    """Say that a value changes too often, and what to do about it."""
+def change_reason(change: Change, why_no_choice: str = "") -> str:
+    """Say that a value changes too often, and what to do about it; and why it is no choice, if that was tried."""
     place = f"{change.where}: " if change.where else ""
     advice = "keep a number in a tensor of the model, which is read afresh; one sampled path has nothing to merge"
-    return f"{place}{change.name} keeps changing from call to call, and each change costs a capture ({advice})"
+    told = f"{place}{change.name} keeps changing from call to call, and each change costs a capture"
+    return f"{told}, for it is no choice: {why_no_choice}" if why_no_choice else f"{told} ({advice})"

@@ -14,6 +14,7 @@ from toponas_fx.capture.expressions import Source
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.runtime.kept_values import KeptValues
 from toponas_fx.runtime.normalized_layers import leave_layer
 from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.refusals import Refusals
@@ -39,6 +40,7 @@ class State:
         numbers: those that were seen to change, with two of their values; captures keep them symbolic.
         chosen: for the fixed part of a call's key, its integers left open, the integers that were met; True once these
             are choices that programs take, False once it was tried in vain.
+        kept: what its modules keep that was seen to change and may be a choice.
         held_numbers: those with which that was tried in vain.
         removed: parameters that were retired, by path; they left ``parameters()``.
         shares_graphs: True while the programs' graphs are shared with a copy.
@@ -72,6 +74,7 @@ class State:
     numbers: dict[Source, tuple[float, float]] = field(default_factory=dict)
     held_numbers: set[Source] = field(default_factory=set)
     chosen: dict[tuple[Any, ...], tuple[int, ...] | bool] = field(default_factory=dict)
+    kept: KeptValues = field(default_factory=KeptValues)
     removed: dict[str, Tensor] = field(default_factory=dict)
     shares_graphs: bool = False
     report: Any = None
@@ -96,7 +99,7 @@ class State:
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
         twin.edges, twin.unmeasured, twin.paths = self.edges, self.unmeasured, self.paths
         twin.numbers, twin.held_numbers = dict(self.numbers), set(self.held_numbers)
-        twin.chosen = dict(self.chosen)
+        twin.chosen, twin.kept = dict(self.chosen), self.kept.copy()
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True
         return twin
@@ -115,7 +118,7 @@ class State:
         elif not self.index.is_current() or self._lost_kernels():
             before, self.index = self.index, TreeIndex.of(root)
             self.programs, self.as_written, self.captures, self.structure = [], {}, {}, None
-            self.refusals, self.batch_decides, self.chosen = Refusals(), set(), {}
+            self.refusals, self.batch_decides, self.chosen, self.kept = Refusals(), set(), {}, KeptValues()
             self._forget_replaced(before.modules, self.index.modules)
         return self.index
 

@@ -172,7 +172,7 @@ def _device(inputs: Inputs) -> str:
 
 
 def _step(text: str, fast: SimplifiedModule, program: Program, inputs: Inputs) -> Step:
-    given = program.inputs(Call.of(*inputs, fast.training))
+    given = program.inputs(Call.of(*inputs, fast.training), fast._toponas.tree(fast)) or ()
     return Step(text, lambda: program.run(fast, *given), fast)
 
 
