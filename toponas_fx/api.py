@@ -53,6 +53,7 @@ def simplify(
     recompute: bool = False,
     tune: bool = False,
     strict: bool = False,
+    audit: bool = True,
 ) -> Any:
     """Return a model that computes a supernet with the work that its candidates repeat removed.
 
@@ -80,6 +81,9 @@ def simplify(
         strict: whether a pass that fails is an error, at once or in a later call; or else it is undone, a warning and
             the report name it, and the search goes on without it. ``TOPONAS_STRICT=1`` or any ``TOPONAS_DEBUG`` in
             the environment asks for it too.
+        audit: whether a call now and then records forward again before its program runs, and the program is dropped
+            where it is not what forward does any more: it read something that cannot be watched. That takes a hundredth
+            of the time that the model is in use, and half a second once.
 
     Returns:
         The simplified model; ``fast.report`` says what was done and why not more.
@@ -107,6 +111,7 @@ def simplify(
     with progress(f"simplifying {type(model).__name__}"):
         with collector_off():
             fast = assemble(model, mode, chosen, is_strict=strict or is_strict_here())
+        fast._toponas.audits.is_on = audit
         return _simplified(model, fast, inputs, mode, inferred, tune)
 
 
@@ -238,7 +243,8 @@ def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
     """Simplify a model of another structure with the options of ``template``."""
     state = template._toponas
     args, kwargs = state.example
-    return simplify(model, args, example_kwargs=kwargs, mode=state.mode, passes=state.passes, strict=state.is_strict)
+    options: dict[str, Any] = {"mode": state.mode, "passes": state.passes, "strict": state.is_strict}
+    return simplify(model, args, example_kwargs=kwargs, audit=state.audits.is_on, **options)
 
 
 def explain(model: nn.Module, example_inputs: Any = None, **options: Any) -> Report:

@@ -17,8 +17,9 @@ May use: ``module_tree``, ``analysis``, ``ops``, ``ir``, ``errors``, ``progress`
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 from typing import Any
 
@@ -63,6 +64,9 @@ class Capture:
         writes: path of the module and name of each attribute that it wrote; where there are any, the graph returns what
             forward returns and a tuple of what it left in these.
         chooses: whether the integers that forward is given are choices, and inputs of the graph.
+        seconds: what recording it took.
+        turns: of the merged paths of a run that samples, the fingerprints of those that took one candidate everywhere.
+        domains: how many values each integer that forward is given may have, where these are choices.
     """
 
     graph: fx.Graph
@@ -75,6 +79,9 @@ class Capture:
     numbers: Numbers = field(default_factory=dict)
     writes: tuple[tuple[str, str], ...] = ()
     chooses: bool = False
+    seconds: float = 0.0
+    turns: tuple[Fingerprint, ...] = ()
+    domains: tuple[int, ...] | None = None
 
     @property
     def keeps_numbers(self) -> bool:
@@ -107,12 +114,13 @@ def capture(
     Raises:
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
-    labels = check_signature(forward, args, kwargs)
+    labels, start = check_signature(forward, args, kwargs), time.thread_time()
     with collector_off(), own_saved_tensors():
         try:
-            return _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=False)
+            found = _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=False)
         except ForeignDrawError:
-            return _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=True)
+            found = _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=True)
+    return replace(found, seconds=time.thread_time() - start)
 
 
 def _capture(

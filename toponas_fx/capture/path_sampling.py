@@ -169,7 +169,7 @@ class _Paths:
         if first is None or second is None:
             raise UnlikePathsError("its inputs have no batch")
         sizes = self._domains(first) if chooses else None
-        forced = _forced(sizes, 0)
+        forced = forced_by(sizes, 0)
         runs = [self._run(first, forced, self.numbers)]
         known = forced.sizes | set(sizes or ())
         count = max(known, default=0)
@@ -177,8 +177,8 @@ class _Paths:
             raise UnlikePathsError("what is drawn is no index of one of several")
         if count > MOST:
             raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
-        runs += [self._run(first, _forced(sizes, turn), self.numbers) for turn in range(1, count)]
-        plain = self._run(first, _forced(sizes, 0, is_plain=True), self.numbers)
+        runs += [self._run(first, forced_by(sizes, turn), self.numbers) for turn in range(1, count)]
+        plain = self._run(first, forced_by(sizes, 0, is_plain=True), self.numbers)
         if not is_same_run(runs[0].graph, plain.graph):
             raise UnlikePathsError("forward asks what type an integer is that was drawn or given")
         merged = merge_paths([found.graph for found in runs])
@@ -189,7 +189,7 @@ class _Paths:
             raise UnlikePathsError("a number that changes has no other value that may be tried")
         rounds = range(rounds_for(max(forced.count, len(sizes or ())), known))
         mixed = [
-            self._run(second, _forced(sizes, turn, of), others)
+            self._run(second, forced_by(sizes, turn, of), others)
             for of in rounds
             for turn in (range(count) if of == 0 else FURTHER_TURNS)
         ]
@@ -197,7 +197,9 @@ class _Paths:
         for found in mixed:
             types.update(replay(merged, found.graph))
         recording = _as_recording(merged, runs, mixed, types, first, self.inputs)
-        return replace(recording, capture=replace(recording.capture, chooses=chooses))
+        turns, domains = tuple(found.fingerprint for found in runs), None if sizes is None else tuple(sizes)
+        whole = replace(recording.capture, chooses=chooses, turns=turns, domains=domains)
+        return replace(recording, capture=whole)
 
     def _run(self, size: Inputs, forcing: Forcing, values: Numbers) -> Capture:
         step(f"recording candidate {forcing.turn}" + ("" if forcing.round is None else " in places apart"))
@@ -242,7 +244,7 @@ class _Paths:
         return False
 
 
-def _forced(sizes: Sequence[int] | None, turn: int, round: int | None = None, *, is_plain: bool = False) -> Forcing:
+def forced_by(sizes: Sequence[int] | None, turn: int, round: int | None = None, *, is_plain: bool = False) -> Forcing:
     """Return what decides a run; ``sizes`` are how many values given integers may have, None where they stay."""
     given = None
     if sizes is not None:
