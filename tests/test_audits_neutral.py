@@ -193,7 +193,7 @@ def test_audits_take_a_hundredth(early: float, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("toponas_fx.facade.dispatch.is_outdated", timed)
     start = time.process_time()
-    while time.process_time() - start < 3.0:
+    while time.process_time() - start < 1.5:
         fast(X).sum().backward()
     total = time.process_time() - start
     assert len(spent) > 2
@@ -203,6 +203,7 @@ def test_audits_take_a_hundredth(early: float, monkeypatch: pytest.MonkeyPatch) 
         assert sum(spent) < SHARE * total * 1.2 + max(spent)
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     _, fast = made()
     audits = audit_always(monkeypatch, every=5)

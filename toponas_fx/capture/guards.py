@@ -81,7 +81,11 @@ class StateGuards:
     def watched(self) -> Iterator[str]:
         """Yield in words what is watched of Python state: not training flags, and no methods or functions."""
         for (path, name), value in self.attributes.items():
-            if name != "training" and (value == MISSING or not isinstance(value, Kind)):
+            if (
+                name != "training"
+                and not name.startswith("_toponas")
+                and (value == MISSING or not isinstance(value, Kind))
+            ):
                 yield f"`{path or 'the model'}.{name}`"
         yield from map(str, self.numbers)
         yield from (self.named(key).name for key, value in self.globals.items() if not _is_code(value))
