@@ -103,6 +103,15 @@ def test_transforms_and_second_derivatives(always: list[Any]) -> None:
     assert_equal(*found)
 
 
+def test_inference_mode_is_none_of_forwards(always: list[Any]) -> None:
+    model, fast = made()
+    for batch in (X, X[:, :, :4, :4]):  # which is captured in it
+        with torch.inference_mode():
+            torch.testing.assert_close(fast(batch), model(batch), rtol=1e-10, atol=1e-10)
+    assert always == [None]
+    assert not fast._toponas.as_written
+
+
 def test_several_processes_or_threads_are_left_alone(always: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     _, fast = made()
     with monkeypatch.context() as patch:
@@ -196,7 +205,7 @@ def test_audits_take_a_hundredth(early: float, monkeypatch: pytest.MonkeyPatch) 
     while time.process_time() - start < 1.5:
         fast(X).sum().backward()
     total = time.process_time() - start
-    assert len(spent) > 2
+    assert len(spent) >= (4 if early else 1)
     if early:
         assert sum(spent) < early
     else:

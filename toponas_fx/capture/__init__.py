@@ -135,7 +135,8 @@ def _capture(
     finds_draws: bool,
 ) -> Capture:
     tree = TreeIndex.of(root)
-    recorder = Recorder(root, tree, finds_draws, numbers, forcing)
+    with torch.inference_mode(False):  # as forward will run
+        recorder = Recorder(root, tree, finds_draws, numbers, forcing)
     try:
         return _recorded(recorder, tree, root, forward, args, kwargs, labels)
     finally:
