@@ -36,7 +36,7 @@ class Layout(ctypes.Structure):
 SETTINGS = Settings()
 NUMBER, NUMBERS, LAYOUT = ctypes.c_double(1.0), (ctypes.c_double * 2)(1.0, 1.0), Layout(1.0)
 MEMORY, ARRAY, BYTES = mmap.mmap(-1, 8), array.array("d", [1.0]), bytearray(8)
-ITEMS, TABLE = [1.0], {"tau": 1.0}
+ITEMS, TABLE, VIEW = [1.0], {"tau": 1.0}, memoryview(BYTES)
 GET, OWN = operator.attrgetter("tau"), SETTINGS.__getattribute__
 FIRST, OF_TABLE = ITEMS.__getitem__, TABLE.__getitem__
 BASE = sqlite3.connect(":memory:", check_same_thread=False)
@@ -63,6 +63,7 @@ CASES: dict[str, tuple[Callable[[], float], Callable[[float], Any]]] = {
     "mmap": (lambda: struct.unpack("d", MEMORY[:8])[0], pack(MEMORY)),
     "array": (lambda: ARRAY[0], put(ARRAY, 0)),
     "bytearray": (lambda: struct.unpack("d", BYTES)[0], pack(BYTES)),
+    "memoryview": (lambda: struct.unpack("d", VIEW)[0], pack(BYTES)),
     "attrgetter": (lambda: GET(SETTINGS), lambda value: setattr(SETTINGS, "tau", value)),
     "getattribute": (lambda: OWN("tau"), lambda value: setattr(SETTINGS, "tau", value)),
     "list_method": (lambda: FIRST(0), put(ITEMS, 0)),

@@ -183,8 +183,7 @@ def finding(fast: Any, state: Any, program: Program, call: Call, args: Any, kwar
         turn = program.audits % len(program.turns)
         forcing, expected = forced_by(program.domains, turn), program.turns[turn]
     try:
-        with torch.set_grad_enabled(call.key[4] or program.any_grad_mode):
-            own = capture(fast, forward, *small, numbers, forcing)
+        own = capture(fast, forward, *small, numbers, forcing)
     except ForeignDrawError:
         return None
     except CaptureError as error:
