@@ -17,7 +17,7 @@ QUICK += ("program", "purity", "rewriter", "signatures", "topology", "verifier",
 
 
 SAMPLED = {
-    **dict.fromkeys(("supernets", "search_loops"), 61),
+    **dict.fromkeys(("supernets", "search_loops", "audits_supernets"), 61),
     **dict.fromkeys(("candidate_names", "fail_open", "package"), 12),
     **dict.fromkeys(("darts_space", "example_search", "search_loops_field", "search_step", "search_step_sampled"), 8),
     **dict.fromkeys(("algebra_counts", "layouts", "leaf_options", "numbers", "numbers_given", "supernets_float32"), 8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import sys
 from typing import Any
@@ -230,3 +231,39 @@ def test_vertices_move_the_candidates_weights_alone_and_put_them_back() -> None:
     assert vertices.rounds == 16
     for tensor, value in zip((*alphas, *betas), before, strict=True):
         assert torch.equal(tensor, value)
+
+
+# -- Python state ------------------------------------------------------------------------------------------------------
+
+COUNTER = ctypes.c_double(1.0)
+
+
+def count() -> float:
+    COUNTER.value += 1.0
+    return float(COUNTER.value)
+
+
+class Counts(Supernet):
+    tau = 2.0
+
+    def weights(self) -> Any:
+        return (self.held["alphas"] / self.tau / count()).softmax(-1)
+
+
+def test_a_forward_that_changes_unseen_fails_with_its_line() -> None:
+    verdict = toponas_fx.check(Counts(), X)
+    line = f"{__file__}:{Counts.weights.__code__.co_firstlineno + 1}"
+    assert not verdict.passed
+    assert f"forward has changed at {line}, unseen by any guard" in verdict.sentence
+    assert {(c.mode, c.training) for c in verdict.failures if c.what == "recording"} == {
+        (mode, training) for mode in ("exact", "share") for training in (True, False)
+    }
+
+
+def test_what_is_watched_is_said() -> None:
+    verdict = toponas_fx.check(Annealed(), X)
+    assert verdict.passed
+    assert verdict.watched
+    assert f"watched at each call: {verdict.watched[0]}" in str(verdict)
+    assert verdict.as_dict()["watched"] == list(verdict.watched)
+    assert not any(hidden in name for name in verdict.watched for hidden in (".training`", "weights`", "_toponas"))

@@ -54,6 +54,7 @@ def simplify(
     recompute: bool = False,
     tune: bool = False,
     strict: bool = False,
+    audit: bool = True,
 ) -> Any:
     """Return a model that computes a supernet with the work that its candidates repeat removed.
 
@@ -72,8 +73,7 @@ def simplify(
             order given. Mode ``"exact"`` leaves out those that share.
         normalize: ``"kernel"`` normalizes each differing kernel as a whole, ``"filter"`` each of its filters where
             a norm follows at once.
-        share_sampled: whether candidates share modules also where a step draws one of them, in mode ``"share"``: fewer
-            parameters and less state of an optimizer, at the same time a step. Otherwise such a model is kept exactly.
+        share_sampled: whether candidates of which a step draws one share modules, too: fewer parameters, no less time.
         recompute: whether ReLU and poolings are computed again in the backward pass where that saves memory; the
             function stays the same, no norm runs twice.
         tune: whether exact alternatives (which kernels merge, the layout of images, what is fused, batched and
@@ -82,6 +82,8 @@ def simplify(
             the original outruns is left as written. Without it, sizes decide.
         strict: whether a pass that fails is an error; or else it is undone, a warning and the report name it, and the
             search goes on. ``TOPONAS_STRICT=1`` or any ``TOPONAS_DEBUG`` in the environment asks for it too.
+        audit: whether a call now and then records forward again, and the program is dropped where it is not what
+            forward does any more. That takes a hundredth of the time that the model is in use, and half a second once.
 
     Returns:
         The simplified model; ``fast.report`` says what was done and why not more.
@@ -109,6 +111,7 @@ def simplify(
     with progress(f"simplifying {type(model).__name__}"):
         with collector_off():
             fast = assemble(model, mode, chosen, is_strict=strict or is_strict_here())
+        fast._toponas.audits.is_on = audit
         return _simplified(model, fast, inputs, mode, inferred, tune)
 
 
@@ -240,7 +243,8 @@ def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
     """Simplify a model of another structure with the options of ``template``."""
     state = template._toponas
     args, kwargs = state.example
-    return simplify(model, args, example_kwargs=kwargs, mode=state.mode, passes=state.passes, strict=state.is_strict)
+    options: dict[str, Any] = {"mode": state.mode, "passes": state.passes, "strict": state.is_strict}
+    return simplify(model, args, example_kwargs=kwargs, audit=state.audits.is_on, **options)
 
 
 def explain(model: nn.Module, example_inputs: Any = None, **options: Any) -> Report:

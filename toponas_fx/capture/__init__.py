@@ -17,8 +17,9 @@ May use: ``module_tree``, ``analysis``, ``ops``, ``ir``, ``errors``, ``progress`
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 from typing import Any
 
@@ -65,6 +66,9 @@ class Capture:
             forward returns and a tuple of what it left in these.
         chooses: whether the integers that forward is given are choices, and inputs of the graph.
         kept: the integers and names of modules that are, in order, after all other inputs.
+        seconds: what recording it took.
+        turns: of the merged paths of a run that samples, the fingerprints of those that took one candidate everywhere.
+        domains: of such a run, the values of the choices that are not drawn (``domains.Domains``).
     """
 
     graph: fx.Graph
@@ -78,6 +82,9 @@ class Capture:
     writes: tuple[tuple[str, str], ...] = ()
     chooses: bool = False
     kept: tuple[Kept, ...] = ()
+    seconds: float = 0.0
+    turns: tuple[Fingerprint, ...] = ()
+    domains: Any = None
 
     @property
     def keeps_numbers(self) -> bool:
@@ -110,12 +117,13 @@ def capture(
     Raises:
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
-    labels = check_signature(forward, args, kwargs)
+    labels, start = check_signature(forward, args, kwargs), time.thread_time()
     with collector_off(), own_saved_tensors():
         try:
-            return _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=False)
+            found = _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=False)
         except ForeignDrawError:
-            return _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=True)
+            found = _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=True)
+    return replace(found, seconds=time.thread_time() - start)
 
 
 def _capture(
@@ -130,7 +138,8 @@ def _capture(
     finds_draws: bool,
 ) -> Capture:
     tree = TreeIndex.of(root)
-    recorder = Recorder(root, tree, finds_draws, numbers, forcing)
+    with torch.inference_mode(False):  # as forward will run
+        recorder = Recorder(root, tree, finds_draws, numbers, forcing)
     try:
         return _recorded(recorder, tree, root, forward, args, kwargs, labels)
     finally:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from toponas_fx.capture.expressions import Condition, Read, Reader, Source, present
 from toponas_fx.module_tree.index import TreeIndex
-from toponas_fx.module_tree.snapshots import INHERITED, MISSING, Kind, agree, freeze, is_own_name
+from toponas_fx.module_tree.snapshots import INHERITED, MISSING, Kind, Same, agree, freeze, is_own_name
 
 _WATCHED = 64
 _Watched = tuple[dict[str, Any], str, str, Any]
@@ -77,6 +77,21 @@ class StateGuards:
         values += [value for names, value in self.globals.items() if not is_own_name(value, names[-1])]
         values += [known for known in self.references if not isinstance(known[0], type)]  # of classes these are methods
         return bool(self.conditions) or any(value == MISSING or not isinstance(value, Kind) for value in values)
+
+    def watched(self) -> Iterator[str]:
+        """Yield in words what is watched of Python state: not training flags, and no methods or functions."""
+        for (path, name), value in self.attributes.items():
+            if (
+                name != "training"
+                and not name.startswith("_toponas")
+                and (value == MISSING or not isinstance(value, Kind))
+            ):
+                yield f"`{path or 'the model'}.{name}`"
+        yield from map(str, self.numbers)
+        yield from (self.named(key).name for key, value in self.globals.items() if not _is_code(value))
+        for owner, name, value, _ in self.references:
+            if not _is_code(value) and not isinstance(owner, type):
+                yield f"`{name}` of {_name_of(owner)}"
 
     def note_attribute(self, path: str, name: str, value: Any, where: str) -> None:
         """Keep the frozen value of a module's attribute as it was first read."""
@@ -247,9 +262,13 @@ class StateGuards:
 
 def _is_itself(value: Any) -> bool:
     """Tell whether nothing but its identity counts of a value: of a function without defaults, or of a class."""
-    if type(value) is FunctionType:
-        return value.__defaults__ is None and value.__kwdefaults__ is None
-    return issubclass(type(value), type)
+    is_plain = type(value) is FunctionType and value.__defaults__ is None and value.__kwdefaults__ is None
+    return is_plain or issubclass(type(value), type)
+
+
+def _is_code(frozen: Any) -> bool:
+    """Tell whether a picture is that of a function, a class or a module."""
+    return isinstance(frozen, Kind | Same) or (type(frozen) is tuple and frozen[:1] == ("function or class",))
 
 
 def _holds_same(value: Any, frozen: Any) -> bool:

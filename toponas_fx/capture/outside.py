@@ -121,7 +121,7 @@ def why_impure(value: Any, names: tuple[str, ...]) -> str | None:
         return f"forward draws from `{told}`; {DRAW}"
     try:
         is_other = value in _answers_otherwise()
-    except TypeError:  # cannot be hashed, so it is none of them
+    except (TypeError, ValueError):  # cannot be hashed, so it is none of them; a memoryview says so by ValueError
         return None
     return f"forward calls `{told}`, which answers otherwise each time; {REPEAT}" if is_other else None
 

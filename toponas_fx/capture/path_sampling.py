@@ -187,8 +187,7 @@ class _Paths:
             UnlikePathsError: they are not those of one graph.
             CaptureError: a path cannot be repeated by a graph.
         """
-        first, second = resized(self.inputs, FIRST), resized(self.inputs, SECOND)
-        if first is None or second is None:
+        if (first := resized(self.inputs, FIRST)) is None or (second := resized(self.inputs, SECOND)) is None:
             raise UnlikePathsError("its inputs have no batch")
         tree = TreeIndex.of(self.fast)
         given = sum(type(leaf) is int for leaf in pytree.tree_leaves(self.inputs)) if chooses else None
@@ -207,9 +206,8 @@ class _Paths:
         runs += [self._run(first, domains.forcing(turn), self.numbers) for turn in range(1, count)]
         for turn in range(count if domains.has_names else 1):
             plain = self._run(first, domains.forcing(turn, is_plain=True), self.numbers)
-            if is_same_run(runs[turn].graph, plain.graph):
-                continue
-            raise UnlikePathsError("forward asks what type a value is that was drawn, given or kept")
+            if not is_same_run(runs[turn].graph, plain.graph):
+                raise UnlikePathsError("forward asks what type a value is that was drawn, given or kept")
         merged = merge_paths([found.graph for found in runs])
         for found in runs:
             replay(merged, found.graph)
@@ -227,7 +225,9 @@ class _Paths:
             types.update(replay(merged, found.graph))
         recording = _as_recording(merged, runs, mixed, types, first, self.inputs)
         domains.guard(recording.capture, tree)
-        return replace(recording, capture=replace(recording.capture, chooses=chooses, kept=tuple(domains.kept)))
+        turns = tuple(found.fingerprint for found in runs)
+        whole = replace(recording.capture, chooses=chooses, kept=tuple(domains.kept), turns=turns, domains=domains)
+        return replace(recording, capture=whole)
 
     def _unread(self, small: Inputs, domains: Domains, tree: TreeIndex) -> dict[Kept, Any]:
         """Return the integers that modules keep, that are no choices, and that a run does not read: with their values.

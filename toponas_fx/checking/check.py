@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,16 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx.api import explain, simplify
 from toponas_fx.capture.inputs import inputs_of
-from toponas_fx.checking.comparison import Difference, Run, another, difference, finiteness, run_from, trained_tensors
+from toponas_fx.checking.comparison import (
+    Difference,
+    Run,
+    another,
+    changed_weights,
+    difference,
+    finiteness,
+    run_from,
+    trained_tensors,
+)
 from toponas_fx.checking.one_hot import Vertices
 from toponas_fx.checking.precision import Subject, copied, default_dtype, describe, subject_of, tolerance_of
 from toponas_fx.checking.verdict import ONE_HOT, Check, Verdict, VertexCoverage
@@ -24,6 +32,7 @@ from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.options import MODES
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
 from toponas_fx.report.report import Report
+from toponas_fx.runtime.auditing import audited, watched
 from toponas_fx.runtime.inspection import inspection
 
 OWN, CHANGED = "its own weights", "other weights"
@@ -45,7 +54,7 @@ def check(
     All is computed in float64 where forward can do that. Mode ``"exact"`` must agree in outputs, in every gradient and
     in the buffers after a step; mode ``"share"`` must be finite, and agree with ``fast.reference`` in outputs and
     gradients where each mixture is at one-hot weights, candidate by candidate; in training and in evaluation. What a
-    model draws at random is drawn from the same seed on both sides.
+    model draws at random is drawn from the same seed on both sides. Recorded once more, forward must be what it was.
 
     Args:
         model: the supernet; not changed.
@@ -76,6 +85,7 @@ def check(
             session.detect()
             tell("compare")
             session.compare_everywhere()
+            session.audit()
             for number in session.visit():
                 tell(f"one-hot architecture {number} of {session.rounds}")
         tell("measure")
@@ -115,7 +125,7 @@ class _Session:
 
     def _simplified(self, **options: Any) -> Any:
         args, kwargs = self.subject.inputs
-        return simplify(self.subject.model, args, example_kwargs=kwargs, **options)
+        return simplify(self.subject.model, args, example_kwargs=kwargs, audit=False, **options)
 
     def detect(self) -> None:
         """Find the mixtures as the user wrote them, and whether forward computes in less than float64 somewhere."""
@@ -133,13 +143,22 @@ class _Session:
             detected.train()
             self.vertices = Vertices(detected, self.subject.inputs)
 
+    def audit(self) -> None:
+        """Look whether forward still is what the programs were made of: unlike weights and modes ran since."""
+        for mode, fast in self.fasts.items():
+            for training in (True, False):
+                fast.train(training)
+                found = audited(fast, *self.subject.inputs)
+                message = f"forward has changed at {found[0]}, unseen by any guard: {found[1]}" if found else ""
+                self._add(mode, "recording", CHANGED, training, Difference(math.inf if found else 0.0, ""), message)
+
     # -- comparing ---------------------------------------------------------------------------------------------------
 
     def compare_everywhere(self) -> None:
         """Compare what is promised at any weights: at the model's own, and after all of them were changed."""
         self._compare_at(OWN)
         self._warm_up()
-        with _changed(self.subject.model, self.vertices, self.seed):
+        with changed_weights(self.subject.model, self.vertices, self.seed):
             self._compare_at(CHANGED)
 
     def visit(self) -> Iterator[int]:
@@ -264,6 +283,7 @@ class _Session:
             report=report,
             as_written={m: tuple(dict.fromkeys(f._toponas.as_written.values())) for m, f in self.fasts.items()},
             notes=tuple(dict.fromkeys(self.notes)),
+            watched=tuple(dict.fromkeys(name for fast in self.fasts.values() for name in watched(fast))),
         )
 
 
@@ -278,21 +298,3 @@ def _coarse(graph: fx.Graph) -> Iterator[fx.Node]:
         dtype = node.meta["type"].dtype if "type" in node.meta else torch.float64
         if dtype.is_floating_point and dtype is not torch.float64:
             yield node
-
-
-@contextmanager
-def _changed(model: nn.Module, vertices: Vertices | None, seed: int) -> Iterator[None]:
-    """Change every trained tensor, and the architecture weights by much: nothing may be frozen in a graph."""
-    tensors = {**trained_tensors(model), **({str(key): t for key, t in vertices.leaves.items()} if vertices else {})}
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        for tensor, value in saved:
-            factor = 1 + 0.1 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            tensor.data.copy_(value * factor.to(value))
-        if vertices is not None:
-            vertices.scatter(seed)
-        yield
-    finally:
-        for tensor, value in saved:
-            tensor.data.copy_(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,3 +173,27 @@ def another(tensor: Tensor, generator: torch.Generator) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.clone()
     return tensor + torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+
+
+@contextmanager
+def changed_weights(model: nn.Module, vertices: Any, seed: int) -> Iterator[None]:
+    """Change every trained tensor, and the architecture weights by much: nothing may be frozen in a graph.
+
+    Args:
+        model: the user's.
+        vertices: the ``Vertices`` of its mixtures; None where none were found.
+        seed: of the changes.
+    """
+    tensors = {**trained_tensors(model), **({str(key): t for key, t in vertices.leaves.items()} if vertices else {})}
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        for tensor, value in saved:
+            factor = 1 + 0.1 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor.data.copy_(value * factor.to(value))
+        if vertices is not None:
+            vertices.scatter(seed)
+        yield
+    finally:
+        for tensor, value in saved:
+            tensor.data.copy_(value)

@@ -18,7 +18,7 @@ class Check:
 
     Attributes:
         mode: ``"exact"`` or ``"share"``, the mode of ``simplify``.
-        what: what was compared: outputs, gradients, buffers, or whether values are finite.
+        what: what was compared: outputs, gradients, buffers, finite values, or what forward is recorded as.
         at: the weights that it was compared at.
         training: whether the models were in training mode.
         error: the largest error of a tensor, relative to its size; infinite where a value is missing or not finite.
@@ -95,6 +95,7 @@ class Verdict:
         report: what ``simplify`` does to the model as it is, in mode ``"share"``; None where it fails.
         as_written: in each mode, why forward runs as the user wrote it; empty where it was compiled.
         notes: what else to know.
+        watched: the Python state that programs read, and that is compared at each call.
     """
 
     model: str
@@ -107,11 +108,12 @@ class Verdict:
     report: Report | None
     as_written: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    watched: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """The checks that did not pass."""
-        return tuple(check for check in self.checks if not check.passed)
+        """The checks that did not pass; first those that tell a line of forward which has changed."""
+        return tuple(sorted((c for c in self.checks if not c.passed), key=lambda check: check.what != "recording"))
 
     @property
     def passed(self) -> bool:
@@ -141,6 +143,9 @@ class Verdict:
         lines += [f"    {sentence}" for sentence in self.vertices.missed[:_SHOWN]]
         if len(self.vertices.missed) > _SHOWN:
             lines.append(f"    and {len(self.vertices.missed) - _SHOWN} more")
+        if self.watched:
+            more = f" and {len(self.watched) - _SHOWN} more" if len(self.watched) > _SHOWN else ""
+            lines.append(f"watched at each call: {', '.join(self.watched[:_SHOWN])}{more}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"wrong: {check}" for check in self.failures[:_SHOWN]]
         return "\n".join([*lines, "", f"verdict: {self.sentence}"])
@@ -160,6 +165,7 @@ class Verdict:
             "vertices": {**vars(self.vertices), "missed": list(self.vertices.missed)},
             "as_written": {mode: list(reasons) for mode, reasons in self.as_written.items()},
             "notes": list(self.notes),
+            "watched": list(self.watched),
             "report": None if self.report is None else self.report.as_dict(),
         }
 
@@ -172,13 +178,14 @@ class Verdict:
         yield f"{'mode':<7}{'compared':<11}{'at':<17}{'runs':>5}{'largest error':>15}{'allowed':>9}"
         for (mode, what, kind), checks in groups.items():
             worst = max(checks, key=lambda check: (not check.passed, check.error))
-            size = "-" if what == "finite" and worst.passed else f"{worst.error:.1e}"
-            allowed = "-" if what == "finite" else f"{worst.tolerance:.0e}"
+            size = "-" if what in _UNSIZED and worst.passed else f"{worst.error:.1e}"
+            allowed = "-" if what in _UNSIZED else f"{worst.tolerance:.0e}"
             mark = "ok" if worst.passed else "WRONG"
             yield f"{mode:<7}{what:<11}{kind:<17}{len(checks):>5}{size:>15}{allowed:>9}  {mark}"
 
 
 _SHOWN = 5
+_UNSIZED = ("finite", "recording")
 
 
 def _incomplete(vertices: VertexCoverage) -> str:

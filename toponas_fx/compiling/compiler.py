@@ -56,6 +56,9 @@ MAX_PROGRAMS = 16
 
 def affords(state: State, call: Call) -> bool:
     """Tell whether a kind of call may cost one more capture; as programs run, it may again."""
+    if state.audits.reason is not None:
+        refuse(state, call, state.audits.reason, None, is_loss=False)
+        return False
     if state.captures.get(call.fixed, 0.0) + 1 <= MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
         return True
     state.programs = [program for program in state.programs if not (program.has_guards and program.fixed == call.fixed)]
@@ -78,6 +81,8 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
         except Exception as error:  # forward's own: run as written, it raises it again, and leaves what it did by then
             _log.warning("%s: a capture ended in %s: %s", state.user_class.__name__, type(error).__name__, error)
             return None
+        finally:
+            state.audits.rest()
     told = _log.warning if state.captures.get(call.fixed, 0.0) > FREQUENT else _log.info
     told("%s was captured again, %s: %.1f s", state.user_class.__name__, why, time.perf_counter() - start)
     return program

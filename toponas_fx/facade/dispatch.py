@@ -20,6 +20,7 @@ from toponas_fx.capture.alone import alone
 from toponas_fx.compiling.compiler import affords, compile_call
 from toponas_fx.errors import GuardFailure
 from toponas_fx.module_tree.tensor_paths import model_tensors
+from toponas_fx.runtime.auditing import is_outdated
 from toponas_fx.runtime.normalized_layers import normalized_kernels
 from toponas_fx.runtime.program import Call, Program
 from toponas_fx.runtime.refusals import keeps_changing
@@ -99,6 +100,8 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
             inputs = program.inputs(call, tree)
             if inputs is None:  # a candidate that was not recorded
                 continue
+            if state.audits.due(program, state.programs) and is_outdated(model, state, program, call, args, kwargs):
+                break
             state.used(program)
             state.refusals.in_turn.clear()
             yield program, inputs

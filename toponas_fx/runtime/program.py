@@ -131,6 +131,12 @@ class Program:
         values: of each input that is a choice, those that it may have; None for other inputs.
         guards_lead: True where a run that fails one has written nothing by then.
         has_writes: True where it writes to memory that existed before.
+        numbers: those that stay symbolic in it.
+        turns: of a program that samples a path, the fingerprints of runs that take one candidate everywhere.
+        domains: of such a program, the values of the choices that are not drawn.
+        seconds: what one recording of its call takes.
+        calls: how often it was about to run.
+        audits: how often its call was recorded again.
     """
 
     captured: InitVar[Capture]
@@ -158,6 +164,12 @@ class Program:
     guards_lead: bool = field(init=False)
     draws_in_python: bool = field(init=False)
     values: tuple[frozenset[Any] | None, ...] = field(init=False)
+    numbers: frozenset[Source] = field(init=False)
+    turns: tuple[Fingerprint, ...] = field(init=False)
+    domains: Any = field(init=False)
+    seconds: float = field(init=False)
+    calls: int = field(default=0, init=False)
+    audits: int = field(default=0, init=False)
 
     def __post_init__(self, captured: Capture, call: Call) -> None:
         """Compile what was captured of a call."""
@@ -168,6 +180,8 @@ class Program:
         self.fingerprint, self.sizes_used = captured.fingerprint, captured.sizes_used
         self.any_grad_mode, self.draws, self.writes = captured.any_grad_mode, captured.draws, captured.writes
         self.chooses, self.kept = captured.chooses, captured.kept
+        self.turns, self.domains = captured.turns, captured.domains
+        self.numbers, self.seconds = frozenset(captured.numbers), captured.seconds
         self.compile()
 
     def compile(self) -> None:
@@ -249,7 +263,7 @@ class Program:
         """
         twin = self._alike()
         twin.keys = {(call.any_batch if any_batch else call.key, self._held(call))}
-        twin.guards, twin.was_reused = replace(guards, layers=self.guards.layers), False
+        twin.guards, twin.was_reused, twin.calls = replace(guards, layers=self.guards.layers), False, 0
         return twin
 
     def norms_agree(self, tree: TreeIndex) -> bool:

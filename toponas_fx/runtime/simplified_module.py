@@ -140,6 +140,7 @@ class SimplifiedModule(fx.GraphModule):
         """Accept a checkpoint of the original model too: names that were removed take the kept module's value."""
         fit_checkpoint(state_dict, prefix, self._toponas_ties(), self._toponas.removed)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._toponas.audits.is_asked = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy the model; the copy has tensors of its own and runs the same programs."""

@@ -14,6 +14,7 @@ from toponas_fx.capture.expressions import Source
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
+from toponas_fx.runtime.auditing import Audits
 from toponas_fx.runtime.kept_values import KeptValues
 from toponas_fx.runtime.normalized_layers import leave_layer
 from toponas_fx.runtime.program import Program
@@ -57,6 +58,7 @@ class State:
         simplify_like: simplifies a model of another structure with this one's options.
         index: the tree as last seen.
         structure: what another model must agree in to run the same programs, once it was asked for.
+        audits: when programs are audited, and what was found.
     """
 
     user_class: type[nn.Module]
@@ -89,6 +91,7 @@ class State:
     simplify_like: Callable[[Any, nn.Module], Any] = field(init=False)
     index: TreeIndex | None = None
     structure: Any = None
+    audits: Audits = field(default_factory=Audits)
 
     def copy(self) -> State:
         """Return the state of a copy of the model: the same programs, its own decisions."""
@@ -99,7 +102,7 @@ class State:
         twin.report, twin.topology, twin.example = self.report, self.topology, self.example
         twin.edges, twin.unmeasured, twin.paths = self.edges, self.unmeasured, self.paths
         twin.numbers, twin.held_numbers = dict(self.numbers), set(self.held_numbers)
-        twin.chosen, twin.kept = dict(self.chosen), self.kept.copy()
+        twin.chosen, twin.kept, twin.audits = dict(self.chosen), self.kept.copy(), self.audits.copy()
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True
         return twin
