@@ -14,6 +14,7 @@ from toponas_fx.passes.float_modules import FloatModules
 from toponas_fx.passes.fold_scales import FoldScales
 from toponas_fx.passes.fold_weights import FoldWeights
 from toponas_fx.passes.fuse_siblings import FuseSiblings
+from toponas_fx.passes.gather_bare_weights import GatherBareWeights
 from toponas_fx.passes.lower_depthwise import LowerDepthwise
 from toponas_fx.passes.lower_pooling import LowerPooling
 from toponas_fx.passes.merge_kernels import MergeKernels
@@ -39,6 +40,7 @@ __all__ = [
     "FoldScales",
     "FoldWeights",
     "FuseSiblings",
+    "GatherBareWeights",
     "LowerDepthwise",
     "LowerPooling",
     "MergeKernels",
@@ -64,6 +66,7 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     NormalizeKernels(),  # once it is known which norms are shared, and while each kernel is still its own
     MergeKernels(),  # last of the rules: it needs the normalized kernels
     DropNeutral(),  # what sums begin with, and zeros that had to stay
+    GatherBareWeights(),  # before norms take the sum of those of one row
     FoldWeights(),  # into what merging left
     BatchKernels(),  # once no pass looks for the arithmetic of one edge
     FoldScales(),  # of the kernels that were too large for that

@@ -44,12 +44,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx.analysis import image_layouts
+from toponas_fx.analysis.costs import USUAL_BATCH
 from toponas_fx.analysis.linear_ops import LinearOp, linear_op
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.stacked_terms import shape_of
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.ops import layouts
-from toponas_fx.passes.fold_weights import USUAL_BATCH
 from toponas_fx.rewriting.convolutions import convolve
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter

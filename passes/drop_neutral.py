@@ -1,4 +1,4 @@
-"""Take away arithmetic that changes nothing: additions of 0, products of a zero that must stay, weights read singly.
+"""Take away arithmetic that changes nothing: additions of 0, and products of a zero that must stay.
 
 Before::
 
@@ -27,8 +27,7 @@ After::
 
 Python's ``sum`` begins with 0, and a node of a cell is such a sum. A zero candidate that gives its sum a shape, or
 gives a gradient, of zeros, to what nothing else reads, cannot be dropped; but its product with the weight need not be
-computed, and the gradient to the weight is the number 0. Where a path is sampled, the weights of all candidates that
-were not taken are added: those of one row are read at once, and so are those that were added up before.
+computed, and the gradient to the weight is the number 0.
 
 Refuses:
 
@@ -47,13 +46,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.image_layouts import exits
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
-from toponas_fx.passes.drop_zero_candidates import is_zero
+from toponas_fx.analysis.zero_terms import is_zero
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.rewriting.sum_terms import SumTerms
 
 
 @dataclass(frozen=True)
@@ -92,25 +91,6 @@ class Product:
 
 
 @dataclass(frozen=True)
-class BareRow:
-    """Bare weights of a sum, by position, that are elements of one row or sums of these; with their places in it."""
-
-    sum_node: fx.Node
-    row: fx.Node
-    positions: tuple[int, ...]
-    places: tuple[tuple[int, ...], ...]
-
-    @property
-    def nodes(self) -> Sequence[fx.Node]:
-        """The sum, and the row."""
-        return self.sum_node, self.row
-
-    def describe(self) -> str:
-        """Say how many there are."""
-        return f"{sum(map(len, self.places))} bare weights of one row are read at once"
-
-
-@dataclass(frozen=True)
 class DropNeutral(Pass):
     """See the module's docstring."""
 
@@ -120,7 +100,7 @@ class DropNeutral(Pass):
 
     def plan(self, gm: fx.GraphModule) -> Plan:
         """Find additions of 0, and zero terms of sums."""
-        matches: list[Addition | Product | BareRow] = []
+        matches: list[Addition | Product] = []
         refusals: list[Refusal] = []
         memory = Memory.of(gm)
         leaving = {value.meta.get("storage") for reader in exits(gm.graph) for value in reader.all_input_nodes}
@@ -138,103 +118,26 @@ class DropNeutral(Pass):
             weights: Any = node.args[1]
             zeros = [i for i, term in enumerate(terms) if is_zero(term, memory) and isinstance(weights[i], fx.Node)]
             products = [Product(node, i) for i in zeros if _is_product(terms[i], memory)][:1]
-            matches += products or _bare_rows(node, memory)[:1]
+            matches += products
         return Plan(tuple(matches), tuple(refusals))
 
-    def apply(self, match: Addition | Product | BareRow, rewriter: Rewriter) -> None:
-        """Read the value itself, a zero that nothing was computed for, or a row."""
+    def apply(self, match: Addition | Product, rewriter: Rewriter) -> None:
+        """Read the value itself, or a zero that nothing was computed for."""
         if isinstance(match, Addition):
             rewriter.replace(match.node, match.value)
-        elif isinstance(match, BareRow):
-            _read_at_once(match, rewriter)
         else:
             _leave_zero(match, rewriter)
 
 
 def _leave_zero(match: Product, rewriter: Rewriter) -> None:
-    terms: list[Any] = list(match.sum_node.args[0])  # type: ignore[arg-type]
-    weights: list[Any] = list(match.sum_node.args[1])  # type: ignore[arg-type]
-    edges: list[Any] = list(match.sum_node.args[2])  # type: ignore[arg-type]
-    at = match.position
-    zero = terms[at]
+    found, at = SumTerms(match.sum_node), match.position
+    zero, weight = found.terms[at], found.weights[at]
     with rewriter.before(match.sum_node, zero):
         fresh = rewriter.call_function(ops.zeros_of, (_source(zero),), type=zero.meta["type"])
-    terms[at : at + 1], weights[at : at + 1] = [fresh, 0.0], [1.0, weights[at]]
-    edges.insert(at, edges[at])
-    rewriter.update(match.sum_node, (terms, weights, tuple(edges)))
+    found.put(at, fresh, 1.0)
+    found.insert(at + 1, 0.0, weight, found.edges[at])
+    found.write(rewriter, is_kept=True)
     rewriter.erase_unread([zero])
-
-
-def _bare_rows(node: fx.Node, memory: Memory) -> list[BareRow]:
-    """Return the bare weights of a sum that are elements of one row, at least two of each."""
-    terms: Any = node.args[0]
-    weights: Any = node.args[1]
-    found: dict[fx.Node, dict[int, tuple[int, ...]]] = {}
-    for i, (term, weight) in enumerate(zip(terms, weights, strict=True)):
-        if isinstance(term, float) and isinstance(weight, fx.Node) and home(weight) is not None:
-            row, places = _added_up(weight, memory)
-            if row is not None:
-                found.setdefault(row, {})[i] = places
-    rows = {
-        row: at
-        for row, at in found.items()
-        if all(terms[i] in (0.0, 1.0) for i in at) and any(map(terms.__getitem__, at))
-    }
-    matches = [BareRow(node, row, tuple(at), tuple(at.values())) for row, at in rows.items()]
-    every = [(match, [place for places in match.places for place in places]) for match in matches]
-    return [match for match, places in every if len(set(places)) == len(places) > 1 and not _is_done(match)]
-
-
-def _is_done(match: BareRow) -> bool:
-    weights: Any = match.sum_node.args[1]
-    return len(match.positions) == 1 and weights[match.positions[0]].target is ops.sum_of
-
-
-def _added_up(weight: Any, memory: Memory) -> tuple[fx.Node | None, tuple[int, ...]]:
-    """Return the row, and the places in it, of whose elements a weight is the sum; None for others."""
-    row = _row_of(weight)
-    if not isinstance(weight, fx.Node) or memory.is_written(weight):
-        return None, ()
-    if row is not None:
-        return row, (weight.args[1],)  # type: ignore[return-value]
-    if weight.target is ops.sum_of:
-        return weight.args  # type: ignore[return-value]
-    if weight.target is not operator.add or len(weight.args) != 2 or weight.kwargs or len(weight.users) > 1:
-        return None, ()
-    (one, left), (other, right) = (_added_up(part, memory) for part in weight.args)
-    return (one, (*left, *right)) if one is other else (None, ())
-
-
-def _row_of(weight: Any) -> fx.Node | None:
-    """Return the row that a weight is an element of, by a place from its beginning."""
-    if not isinstance(weight, fx.Node) or weight.target is not operator.getitem:
-        return None
-    row, place = weight.args
-    kind = row.meta.get("type") if isinstance(row, fx.Node) else None
-    is_row = kind is not None and len(kind.shape) == 1 and kind.dtype.is_floating_point
-    return row if is_row and type(place) is int and place >= 0 else None  # type: ignore[return-value]
-
-
-def _read_at_once(match: BareRow, rewriter: Rewriter) -> None:
-    """Put the sum of the elements in the place of the first; a weight of the number 0 has its gradient by the row."""
-    columns: list[list[Any]] = [list(column) for column in match.sum_node.args]  # type: ignore[arg-type]
-    terms, weights, _ = columns
-    taken = [part for i in match.positions for part in _parts(weights[i])]
-    places = tuple(place for i, own in zip(match.positions, match.places, strict=True) if terms[i] for place in own)
-    first, *rest = match.positions
-    with rewriter.before(match.sum_node, *taken):
-        fresh = rewriter.call_function(ops.sum_of, (match.row, places), type=taken[0].meta["type"])
-    terms[first], weights[first] = 1.0, fresh
-    for column in columns:
-        column[:] = [value for i, value in enumerate(column) if i not in rest]
-    rewriter.update(match.sum_node, (terms, weights, tuple(columns[2])))
-    rewriter.erase_unread(taken)
-
-
-def _parts(weight: fx.Node) -> list[fx.Node]:
-    """Return a weight, and what it was added up of."""
-    below = weight.args if weight.target is operator.add else ()
-    return [weight, *(part for value in below for part in _parts(value))]  # type: ignore[arg-type]
 
 
 def _added_to(node: fx.Node) -> fx.Node | None:

@@ -44,6 +44,7 @@ from torch import Tensor, fx, nn
 from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
+from toponas_fx.analysis.zero_terms import is_zero
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 from toponas_fx.rewriting.sum_terms import SumTerms
@@ -111,7 +112,7 @@ class DropZeroCandidates(Pass):
         for position in match.kept:
             found.terms[position] = 0.0
         found.drop(match.dropped)
-        rewriter.update(match.sum_node, (found.terms, found.weights, tuple(found.edges)))
+        found.write(rewriter, is_kept=True)
         rewriter.erase_unread(node for node in zeros if not node.users)
 
 
@@ -165,17 +166,6 @@ def _is_plain_read(node: fx.Node) -> bool:
 
 def _read_path(node: Any) -> Any:
     return str(node.target) if node.op == "get_attr" else (_read_path(node.args[0]), node.args[1])
-
-
-def is_zero(term: Any, memory: Memory) -> bool:
-    """Tell whether a term is zero whatever its inputs; memory that is written in place tells nothing."""
-    if not isinstance(term, fx.Node) or memory.is_written(term):
-        return False
-    if term.target is operator.mul:
-        return any(isinstance(arg, int | float) and arg == 0 for arg in term.args)
-    if term.target is torch.cat:
-        return all(is_zero(part, memory) for part in term.args[0])  # type: ignore[union-attr]
-    return term.target in (torch.zeros, torch.zeros_like, "new_zeros")
 
 
 def example() -> tuple[nn.Module, Tensor]:

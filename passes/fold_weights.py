@@ -49,22 +49,20 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.analysis.arms import home
-from toponas_fx.analysis.effects import is_hooked
+from toponas_fx.analysis.costs import USUAL_BATCH
+from toponas_fx.analysis.effects import is_scalable_norm
 from toponas_fx.analysis.linear_ops import linear_op
 from toponas_fx.analysis.memory import Memory
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.analysis.pooling_ops import avg_pool
-from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.ops import average_pooling
 from toponas_fx.rewriting.convolutions import convolve
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
+from toponas_fx.rewriting.sum_terms import SumTerms
 
 LARGE = 65536
 """Numbers in pooled images whose storage is worth pooling anew."""
-USUAL_BATCH = 16
-"""Images that a search has in a batch at least, whatever the example had."""
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)  # by type: a subclass may do more
 
 
 @dataclass(frozen=True)
@@ -116,28 +114,20 @@ class FoldWeights(Pass):
         return Plan(tuple(matches), tuple(refusals))
 
     def _carries(self, gm: fx.GraphModule, term: fx.Node) -> bool:
-        if _is_norm(gm, term) or linear_op(gm, term) is not None:
-            return True
-        return self.pools and avg_pool(gm, term) is not None and _is_large(term)
+        is_linear = is_scalable_norm(gm, term) or linear_op(gm, term) is not None
+        return is_linear or (self.pools and avg_pool(gm, term) is not None and _is_large(term))
 
     def apply(self, match: WeightedTerm, rewriter: Rewriter) -> None:
         """Put the operation with other weights in the place of the term."""
         sum_node, term = match.sum_node, match.term
-        terms: list[Any] = list(sum_node.args[0])  # type: ignore[arg-type]
-        weights: list[Any] = list(sum_node.args[1])  # type: ignore[arg-type]
-        edges: list[Any] = list(sum_node.args[2])  # type: ignore[arg-type]
-        position = terms.index(term)
-        bare = _bare(terms, weights) if home(term) is not None and _is_norm(rewriter.gm, term) else []
+        found = SumTerms(sum_node)
+        position = found.terms.index(term)
+        bare = _bare(found) if home(term) is not None and is_scalable_norm(rewriter.gm, term) else []
         with rewriter.before(sum_node, term):
-            shift = _shift(rewriter, [(terms[i], weights[i], edges[i]) for i in bare])
-            terms[position] = _scaled(rewriter, term, weights[position], shift)
-        weights[position] = 1.0
-        rest = [i for i in range(len(terms)) if i not in bare]
-        if bare and len(rest) == 1:
-            rewriter.replace(sum_node, terms[position])
-        else:
-            terms, weights, edges = ([row[i] for i in rest] for row in (terms, weights, edges))
-            rewriter.update(sum_node, (terms, weights, tuple(edges)))
+            scaled = _scaled(rewriter, term, found.weights[position], _shift(rewriter, found, bare))
+        found.put(position, scaled, 1.0)
+        found.drop(bare)
+        found.write(rewriter, is_kept=not bare)
         rewriter.erase_unread([term])
 
 
@@ -156,31 +146,25 @@ def _is_large(term: fx.Node) -> bool:
     return bool(max(batch, USUAL_BATCH) * math.prod(sizes) >= LARGE)
 
 
-def _is_norm(gm: fx.GraphModule, term: fx.Node) -> bool:
-    if term.op != "call_module" or len(term.args) != 1 or term.kwargs:
-        return False
-    module = gm.get_submodule(str(term.target))
-    return type(module) in _NORMS and not is_hooked(module)
-
-
-def _bare(terms: Sequence[Any], weights: Sequence[Any]) -> list[int]:
+def _bare(found: SumTerms) -> list[int]:
     """Return the positions of weights that are added to each element; a norm adds them up with its own."""
-    found = [i for i, term in enumerate(terms) if not isinstance(term, fx.Node) and isinstance(weights[i], fx.Node)]
-    return found if any(isinstance(term, fx.Node) for term in terms) else []
+    pairs = enumerate(zip(found.terms, found.weights, strict=True))
+    bare = [i for i, (term, weight) in pairs if not isinstance(term, fx.Node) and isinstance(weight, fx.Node)]
+    return bare if any(isinstance(term, fx.Node) for term in found.terms) else []
 
 
-def _shift(rewriter: Rewriter, bare: Sequence[tuple[Any, fx.Node, int]]) -> tuple[fx.Node, ...]:
+def _shift(rewriter: Rewriter, found: SumTerms, bare: Sequence[int]) -> tuple[fx.Node, ...]:
     """Return the sum of bare weights, as what is given to a norm; nothing where there are none."""
     if not bare:
         return ()
-    terms, weights, edges = map(list, zip(*bare, strict=True))
+    terms, weights, edges = ([row[i] for i in bare] for row in (found.terms, found.weights, found.edges))
     if terms == [1.0]:
         return (weights[0],)
     return (rewriter.call_function(ops.mixed_sum, (terms, weights, tuple(edges)), type=weights[0].meta["type"]),)
 
 
 def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node, shift: tuple[fx.Node, ...]) -> fx.Node:
-    if _is_norm(rewriter.gm, term):
+    if is_scalable_norm(rewriter.gm, term):
         norm = rewriter.read(str(term.target))
         return rewriter.call_function(ops.scaled_norm, (term.args[0], norm, weight, *shift), type=term.meta["type"])
     pool = avg_pool(rewriter.gm, term)
@@ -195,9 +179,8 @@ def _scaled(rewriter: Rewriter, term: fx.Node, weight: fx.Node, shift: tuple[fx.
 
 
 def _product(rewriter: Rewriter, factor: str | fx.Node, weight: fx.Node) -> fx.Node:
-    if isinstance(factor, str):
-        factor = rewriter.read(factor, type=TensorType.of(rewriter.gm.get_parameter(factor)))
-    return rewriter.call_function(operator.mul, (factor, weight), type=factor.meta["type"])
+    read = rewriter.tensor(factor)
+    return rewriter.call_function(operator.mul, (read, weight), type=read.meta["type"])
 
 
 def example() -> tuple[nn.Module, Tensor]:

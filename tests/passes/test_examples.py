@@ -22,6 +22,7 @@ PREREQUISITES = {
     "share-prefixes": (DetectMixedOps(),),
     "combine-terms": (DetectMixedOps(),),
     "drop-neutral": (DetectMixedOps(),),
+    "gather-bare-weights": (DetectMixedOps(),),
     "fold-weights": (DetectMixedOps(),),
     "fold-scales": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
     "batch-kernels": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),

@@ -26,6 +26,7 @@ __all__ = ["ARITHMETIC", "Edge", "edges_of", "with_results"]
 
 ARITHMETIC = (
     "drop-neutral",
+    "gather-bare-weights",
     "fold-weights",
     "batch-kernels",
     "fold-scales",

@@ -30,6 +30,9 @@ from toponas_fx.analysis.families import (
 )
 from toponas_fx.ir import known_facts
 
+USUAL_BATCH = 16
+"""Images that a search has in a batch at least, whatever the example had."""
+
 
 @dataclass(frozen=True)
 class Costs:

@@ -40,6 +40,8 @@ _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 _RANDOM_MODULES = (nn.RReLU, nn.MultiheadAttention, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _STATELESS_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
+_SCALABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)  # by type: a subclass may do more
+
 
 def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether running a node any number of times, or never, differs only in its own value.
@@ -153,3 +155,11 @@ def _is_known(function: Any) -> bool:
     owner = getattr(function, "__module__", "") or ""
     is_plain = isinstance(function, FunctionType | type(operator.add))
     return is_plain and owner.split(".")[0] in ("torch", "_operator", "operator", "toponas_fx")
+
+
+def is_scalable_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node calls a norm with affine weights that a number can be multiplied into."""
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return False
+    module = gm.get_submodule(str(node.target))
+    return type(module) in _SCALABLE and not is_hooked(module)

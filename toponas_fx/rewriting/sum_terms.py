@@ -30,15 +30,20 @@ class SumTerms:
         """Let a term with its weight take the place of another."""
         self.terms[position], self.weights[position] = term, weight
 
+    def insert(self, position: int, term: Any, weight: Any, edge: int) -> None:
+        """Add a term before another."""
+        for row, value in zip((self.terms, self.weights, self.edges), (term, weight, edge), strict=True):
+            row.insert(position, value)
+
     def drop(self, positions: Collection[int]) -> None:
         """Take terms out."""
         rows = self.terms, self.weights, self.edges
         rest = [i for i in range(len(self.terms)) if i not in positions]
         self.terms, self.weights, self.edges = ([row[i] for i in rest] for row in rows)
 
-    def write(self, rewriter: Rewriter) -> None:
-        """Give them back to the sum; a value alone, with the weight 1, takes its place."""
-        if self.weights == [1.0] and isinstance(self.terms[0], fx.Node):
+    def write(self, rewriter: Rewriter, *, is_kept: bool = False) -> None:
+        """Give them back to the sum; a value alone, with the weight 1, takes its place, unless the sum is kept."""
+        if not is_kept and self.weights == [1.0] and isinstance(self.terms[0], fx.Node):
             rewriter.replace(self.node, self.terms[0])
         else:
             rewriter.update(self.node, (self.terms, self.weights, tuple(self.edges)))

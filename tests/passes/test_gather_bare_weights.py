@@ -1,4 +1,4 @@
-"""Drop neutral in arms of choices: the bare weights of candidates that were not taken, elements of one row."""
+"""Gather bare weights: those of candidates that were not taken, elements of one row, are read at once."""
 
 import copy
 
@@ -10,7 +10,7 @@ import toponas_fx
 from forced_paths import Net, X
 from nets import lines_of
 from toponas_fx import ops
-from toponas_fx.passes import DetectMixedOps, DropNeutral
+from toponas_fx.passes import DetectMixedOps, GatherBareWeights
 
 IMAGES = X.double()
 
@@ -36,7 +36,7 @@ def of_gdas(weights, i, op, x, is_taken):
 
 def simplified(model):
     """Return a copy with detected sums, and one with this pass too; the record is of the second."""
-    passes = ((DetectMixedOps(),), (DetectMixedOps(), DropNeutral()))
+    passes = ((DetectMixedOps(),), (DetectMixedOps(), GatherBareWeights()))
     return [toponas_fx.simplify(copy.deepcopy(model), IMAGES, passes=which).train() for which in passes]
 
 
@@ -133,7 +133,7 @@ def test_what_always_runs_is_left_to_other_passes():
         weights = self.alphas[0].softmax(0)
         return weights[0] * x.tanh() + weights[1] + weights[2]
 
-    fast = toponas_fx.simplify(Net(forward).double(), IMAGES, passes=(DetectMixedOps(), DropNeutral()))
+    fast = toponas_fx.simplify(Net(forward).double(), IMAGES, passes=(DetectMixedOps(), GatherBareWeights()))
     assert not lines_of(fast, "sum_of")
 
 
