@@ -10,9 +10,10 @@ import toponas_fx
 from forced_paths import Net, X
 from nets import lines_of
 from toponas_fx import ops
-from toponas_fx.passes import DetectMixedOps, GatherBareWeights
+from toponas_fx.passes import DetectMixedOps, DropNeutral, GatherBareWeights
 
 IMAGES = X.double()
+PASSES = (DetectMixedOps(), DropNeutral(), GatherBareWeights())
 
 
 class Rows(nn.Module):
@@ -36,7 +37,7 @@ def of_gdas(weights, i, op, x, is_taken):
 
 def simplified(model):
     """Return a copy with detected sums, and one with this pass too; the record is of the second."""
-    passes = ((DetectMixedOps(),), (DetectMixedOps(), GatherBareWeights()))
+    passes = (PASSES[:2], PASSES)
     return [toponas_fx.simplify(copy.deepcopy(model), IMAGES, passes=which).train() for which in passes]
 
 
@@ -133,7 +134,7 @@ def test_what_always_runs_is_left_to_other_passes():
         weights = self.alphas[0].softmax(0)
         return weights[0] * x.tanh() + weights[1] + weights[2]
 
-    fast = toponas_fx.simplify(Net(forward).double(), IMAGES, passes=(DetectMixedOps(), GatherBareWeights()))
+    fast = toponas_fx.simplify(Net(forward).double(), IMAGES, passes=PASSES)
     assert not lines_of(fast, "sum_of")
 
 
