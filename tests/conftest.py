@@ -25,10 +25,11 @@ SAMPLED = {
     **dict.fromkeys(("bare_weights", "check", "integers_given", "nasbench201"), 5),
     **dict.fromkeys(("compile", "copies_captured", "deduplicate", "example_inputs", "float_modules", "tuning"), 3),
     **dict.fromkeys(("chains", "docs_code", "drop_neutral", "example_sampling", "lean_ops", "search_darts"), 3),
-    **dict.fromkeys(("search_sampling", "unstack_sums", "user_names"), 3),
+    **dict.fromkeys(("gather_bare_weights", "search_sampling", "structures_kept", "structures_read"), 3),
+    **dict.fromkeys(("unstack_sums", "user_names"), 3),
     **dict.fromkeys(("capture_indexing", "capture_odd", "cli", "command_bench", "draw", "draw_cells", "guards"), 2),
     **dict.fromkeys(("fuse_siblings", "fuse_siblings_refusals", "guards_outside", "never_stale", "second_order"), 2),
-    **dict.fromkeys(("state_seen", "testing_kit", "writes"), 2),
+    **dict.fromkeys(("audits_neutral", "state_seen", "testing_kit", "writes"), 2),
 }
 """Of these files' cases, grids over idioms, options and modes, plain pytest runs one in so many; the rest is slow."""
 

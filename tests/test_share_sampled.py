@@ -88,6 +88,7 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_half_of_the_parameters_of_a_darts_network_leave() -> None:
     torch.manual_seed(0)
     model = GDASDARTSSupernet(C=16, layers=3)
