@@ -78,9 +78,8 @@ def test_it_trains_as_the_original_does_for_long(kind: type[Sampled]) -> None:
         run_alike(sides(kind, set_to_none=False), 200)
 
 
-INTERRUPTED = [
-    (kind, event) for i, kind in enumerate(SAMPLED) for event in ((evaluate, pickled), (deepcopy, load))[i % 2]
-]
+PAIRS = ((evaluate, pickled), (deepcopy, load))
+INTERRUPTED = [(kind, event) for i, kind in enumerate(SAMPLED) for event in PAIRS[i % 2]]
 """Two of the events for each supernet; the plain run above has all of them for each."""
 
 
