@@ -279,16 +279,14 @@ class Drawn(nn.Module):
     def forward(self, x: Tensor) -> Any:
         weights = self.alphas.softmax(0)
         taken = int(torch.multinomial(weights.detach(), 1))
-        return sum(w * op(x) if i == taken else w for i, (w, op) in enumerate(zip(weights, self.convs, strict=True)))
+        return sum(weights[i] * op(x) if i == taken else weights[i] for i, op in enumerate(self.convs))
 
 
 def test_a_pass_on_drawn_paths_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     half_way(monkeypatch, passes.GatherBareWeights)
     torch.manual_seed(0)
     original = double(Drawn())
-    with pytest.warns(
-        UserWarning, match="Drawn: pass 'gather-bare-weights' .*; it is left out, which costs speed alone"
-    ):
+    with pytest.warns(UserWarning, match="Drawn: pass 'gather-bare-weights' .*; it is left out, which costs speed"):
         fast = toponas_fx.simplify(original, image())
     for seed in range(6):
         torch.manual_seed(seed)
