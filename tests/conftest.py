@@ -18,18 +18,19 @@ QUICK += ("program", "purity", "rewriter", "signatures", "topology", "verifier",
 
 SAMPLED = {
     **dict.fromkeys(("supernets", "search_loops", "audits_supernets"), 61),
-    **dict.fromkeys(("candidate_names", "fail_open", "package"), 12),
+    **dict.fromkeys(("candidate_names", "fail_open", "package", "sampled_steps"), 12),
     **dict.fromkeys(("darts_space", "example_search", "search_loops_field", "search_step", "search_step_sampled"), 8),
     **dict.fromkeys(("algebra_counts", "layouts", "leaf_options", "numbers", "numbers_given", "supernets_float32"), 8),
-    **dict.fromkeys(("choices_read", "sampled_steps"), 6),
+    **dict.fromkeys(("choices_read", "search_darts"), 6),
     **dict.fromkeys(("bare_weights", "check", "integers_given", "nasbench201"), 5),
     **dict.fromkeys(("compile", "copies_captured", "deduplicate", "example_inputs", "float_modules", "tuning"), 3),
-    **dict.fromkeys(("chains", "docs_code", "drop_neutral", "example_sampling", "lean_ops", "search_darts"), 3),
+    **dict.fromkeys(("chains", "docs_code", "drop_neutral", "example_sampling", "late_sharing", "lean_ops"), 3),
     **dict.fromkeys(("gather_bare_weights", "search_sampling", "structures_kept", "structures_read"), 3),
     **dict.fromkeys(("unstack_sums", "user_names"), 3),
     **dict.fromkeys(("capture_indexing", "capture_odd", "cli", "command_bench", "draw", "draw_cells", "guards"), 2),
     **dict.fromkeys(("fuse_siblings", "fuse_siblings_refusals", "guards_outside", "never_stale", "second_order"), 2),
-    **dict.fromkeys(("audits_neutral", "state_seen", "testing_kit", "writes"), 2),
+    **dict.fromkeys(("audits_neutral", "guards_data", "share_sampled", "state_seen", "state_set_later"), 2),
+    **dict.fromkeys(("testing_kit", "writes"), 2),
 }
 """Of these files' cases, grids over idioms, options and modes, plain pytest runs one in so many; the rest is slow."""
 
