@@ -27,10 +27,12 @@ After::
     return %8
 
 An option (``simplify(model, share_sampled=True)``), for memory: candidates have fewer parameters, and an optimizer less
-state, while a step takes what it took, one candidate being alive at a time. What is drawn is the user's own forward on
-the tied tree. Modules are alike at one place: they end their candidates, or are the norms of stages counted from the
-end, or alike modules read what they give, and nothing else does (TopoNAS, arXiv 2408.01311, partial and floating module
-sharing; counting from the end is this project's). Normalize-kernels then normalizes what differs before a shared norm.
+state. A step takes no less, one candidate being alive at a time, and a little more, since normalize-kernels then
+normalizes what differs before a shared norm. What is drawn is the user's own forward on the tied tree.
+
+Modules are alike at one place: they end their candidates, or are the norms of stages counted from the end, or alike
+modules read what they give, and nothing else does (TopoNAS, arXiv 2408.01311, partial and floating module sharing;
+counting from the end is this project's).
 
 Refuses:
 
@@ -133,17 +135,13 @@ class _Groups:
         reasons = {call: self.calls.why_not(call) for call in group if call.target not in self._shared}
         self.refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
         able = tuple(call for call, reason in reasons.items() if reason is None)
-        if len(able) > 1 and _has_tensors(self.calls.module(able[0])):
+        if len(able) > 1 and self.calls.owns_tensors(able[0]):
             self.matches.append(AlikeModules(able))
         self._share(value for call in group if reasons.get(call) is None for value in _given_to(call))
 
     def _norms(self, term: Any) -> list[fx.Node]:
         """Return the norms of a candidate, last first."""
         return [node for node in _chain(term) if self.calls.is_norm(node)]
-
-
-def _has_tensors(module: nn.Module) -> bool:
-    return bool([*module.parameters(), *module.buffers()])
 
 
 def _given_to(call: fx.Node) -> list[fx.Node]:

@@ -107,7 +107,7 @@ def _alike_starts(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node
         seen: set[Any] = set()
         for node in candidate_nodes(term, mixture.node):
             likeness = calls.likeness(node)
-            key = (likeness, node.args[0]) if likeness is not None and _owns_tensors(calls.module(node)) else None
+            key = (likeness, node.args[0]) if likeness is not None and calls.owns_tensors(node) else None
             if key is not None and key not in seen:
                 seen.add(key)
                 groups.setdefault(key, []).append(node)
@@ -118,10 +118,6 @@ def _why_not(calls: ModuleCalls, call: fx.Node, first: fx.Node) -> str | None:
     if calls.model.memory.is_written(call):
         return "its result is written in place, and several candidates would read it"
     return calls.why_not_tied(call) or calls.why_not_moved(call, first)
-
-
-def _owns_tensors(module: nn.Module) -> bool:
-    return bool([*module.parameters(), *module.buffers()])
 
 
 def example() -> tuple[nn.Module, Tensor]:

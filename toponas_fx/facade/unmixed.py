@@ -45,6 +45,6 @@ def why_unmixed(model: nn.Module, entered: Sequence[str]) -> str:
 
 GIVEN = (
     "forward is given integers: once they are others, all that they choose between is recorded as one graph, where "
-    "that can be; nothing is shared then"
+    "that can be; nothing is shared then, unless share_sampled asks for it"
 )
 """What is said of a model whose loop may give forward its path."""
