@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from toponas_fx.analysis.arms import selects
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
-from toponas_fx.passes import DEFAULT_PASSES
+from toponas_fx.passes import DEFAULT_PASSES, ShareDrawn
 from toponas_fx.rewriting.pass_base import Pass, Plan, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 
@@ -54,6 +55,29 @@ class SwapWeights(Pass):
 @dataclass(frozen=True)
 class SwapSharedWeights(SwapWeights):
     name: ClassVar[str] = "swap-shared-weights"
+    semantics: ClassVar[Semantics] = Semantics.SHARES
+
+
+@dataclass(frozen=True)
+class SkipDrawn(SwapWeights):
+    """A wrong rule: the second arm of each choice leaves out the last operation but one."""
+
+    name: ClassVar[str] = "skip-drawn"
+
+    def plan(self, gm: fx.GraphModule) -> Plan:
+        return Plan(tuple(Spoiled(node) for node in selects(gm.graph) if "swapped" not in node.meta))
+
+    def apply(self, match: Spoiled, rewriter: Rewriter) -> None:
+        match.node.meta["swapped"] = True
+        last = match.node.args[2][1]  # type: ignore[index]
+        rewriter.update(last, (last.args[0].args[0],))  # type: ignore[union-attr,arg-type]
+
+
+@dataclass(frozen=True)
+class SkipSharedDrawn(SkipDrawn, ShareDrawn):
+    """The same as a pass that shares candidates of which one is drawn."""
+
+    name: ClassVar[str] = "skip-shared-drawn"
     semantics: ClassVar[Semantics] = Semantics.SHARES
 
 

@@ -26,10 +26,12 @@ from toponas_fx.runtime.normalized_layers import leave_layer
 from toponas_fx.runtime.simplified_module import SimplifiedModule
 from toponas_fx.testing.differences import (
     EXACT,
+    PATHS,
     differences,
     differences_from,
     differences_here,
     double_plain_tensors,
+    draws_its_path,
     fail,
     mode_text,
     scatter_statistics,
@@ -174,8 +176,14 @@ def differences_at_vertices(
     """
     vertices = _vertices(fast, inputs)
     sharing = fast._toponas.sharing
-    if not (sharing.ties or sharing.kernels):
-        yield from differences_here(fast, inputs, tolerance, seed, {})
+    is_exact = not (sharing.ties or sharing.kernels)
+    is_drawn = draws_its_path(fast) and not vertices.states
+    for path in range(PATHS if is_drawn else is_exact):
+        lines = differences_here(fast, inputs, tolerance, seed + path, {})
+        lines += _wrong_restored(fast, inputs, tolerance, seed + path) if is_drawn else []
+        if lines:
+            yield from (f"on the path of seed {seed + path}, in {line}" if is_drawn else line for line in lines)
+            return
     missing: dict[str, None] = {}
     for number, missed in enumerate(vertices.visit(), start=1):
         missing.update(dict.fromkeys(missed))
@@ -189,7 +197,7 @@ def differences_at_vertices(
     for state in vertices.states:
         if len(state.reached) < state.size:
             missing[f"{state.name}: alone were {len(state.reached)} of its {state.size} candidates"] = None
-    if sharing.ties and not vertices.states:
+    if sharing.ties and not (vertices.states or is_drawn):
         missing["modules are shared, and no mixed operation was found"] = None
     yield from (f"could not be put at one-hot architectures: {line}" for line in missing)
 

@@ -194,6 +194,9 @@ def text_of(gm: fx.GraphModule) -> str:
 
 def _simplified(module: nn.Module, inputs: Inputs, passes: Passes) -> Any:
     fast = simplify(module, inputs.args, example_kwargs=inputs.kwargs, passes=passes, strict=True)
+    if not any(program.fixed[2] is False for program in fast._toponas.programs):
+        with no_trace(fast):  # of a forward that draws, the first call in evaluation makes the graph
+            fast.eval()(*inputs.args, **inputs.kwargs)
     for reason in fast._toponas.as_written.values():
         raise ArgumentError(f"there is no graph to look at, the model runs as it was written: {reason}")
     return fast
@@ -203,7 +206,10 @@ def _record_of(fast: Any, pass_: Pass, prerequisites: Passes) -> PassRecord:
     """Return the record of a pass that was given after others: it ran last in its stage."""
     order = list(_flat(in_stages((*prerequisites, pass_))))
     place = max(index for index, other in enumerate(order) if other is pass_)
-    found: PassRecord = inspection(fast).report.records[place]
+    records = inspection(fast).report.records
+    if len(records) < len(order):
+        raise ArgumentError(f"{type(fast).__name__} draws its path: of passes that share, share-drawn alone runs on it")
+    found: PassRecord = records[place]
     return found
 
 
