@@ -28,6 +28,15 @@ def drawing(self: Any, x: Tensor) -> Tensor:
     return x
 
 
+def test_a_choice_has_the_shape_of_what_it_takes_at_the_batch_of_the_call() -> None:
+    fast: Any = toponas_fx.simplify(Net(drawing), torch.randn(7, *X.shape[1:], dtype=X.dtype), passes=())
+    found = arms.selects(fast.graph)
+    assert len(found) == 2
+    for select in found:
+        shapes = {tuple(value.meta["type"].shape) for value in (select, *select.args[2])}  # type: ignore[index,union-attr]
+        assert shapes == {(7, *X.shape[1:])}
+
+
 class Failure(torch.autograd.Function):
     """Fails while ``fails``."""
 

@@ -38,7 +38,6 @@ from toponas_fx.capture.small_batches import (
     is_same_use,
     record,
     resized,
-    sized,
 )
 from toponas_fx.errors import CaptureError, ForeignDrawError, NotReadyError
 from toponas_fx.ir.targets import target_name
@@ -286,7 +285,7 @@ def _as_recording(
         raise UnlikePathsError("which attributes it writes depends on a choice")
     for found in every:
         first.guards.add(found.guards)
-    sized(types, inputs)
+    merged.sized(types, inputs)
     for node in [node for node in merged.graph.nodes if node.meta.get("decides") and "arm" in node.meta]:
         merged.graph.erase_node(node)  # what the choice itself tells
     one = replace(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
 
+from toponas_fx.capture.inputs import Inputs
+from toponas_fx.capture.small_batches import sized
 from toponas_fx.ops import choices
 
 
@@ -45,6 +47,14 @@ class Merged:
     graph: fx.Graph
     parts: list[fx.Node | Site]
     settled: frozenset[int]
+
+    def sized(self, larger: Mapping[fx.Node, fx.Node], inputs: Inputs) -> None:
+        """Give its values the shapes of the call's own batch, see ``small_batches``; a choice has that of its arms."""
+        sized(larger, inputs)
+        for select in (select for part in self.parts if isinstance(part, Site) for select in part.selects):
+            arms: Any = select.args[2]
+            if arms[0] is not None:
+                select.meta["type"] = arms[0].meta.get("type")
 
 
 def is_decision(node: fx.Node) -> bool:

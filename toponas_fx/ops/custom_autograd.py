@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import functional as F
 
-SMALL = 8192
+SMALL = 16384
 """Numbers in a tensor below which the calls of an own backward pass cost more than it saves."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import GroupNorm, Module
 from torch.nn import functional as F
 
 from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.custom_autograd import sees_plain_autograd
 
 
 def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -32,10 +34,10 @@ def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = N
         scaled: Tensor = norm(x) * scale
         return scaled if shift is None else scaled + shift
     # not an expanded view: on CPUs torch's backward pass for channels-last images reads past the end of one
-    weight = scale.repeat(x.shape[1]) if own.weight is None else own.weight * scale  # f32[C]
+    weight = _for_each(x.shape[1], scale) if own.weight is None else own.weight * scale  # f32[C]
     bias = None if own.bias is None else own.bias * scale  # f32[C]
     if shift is not None:
-        bias = shift.repeat(x.shape[1]) if bias is None else bias + shift
+        bias = _for_each(x.shape[1], shift) if bias is None else bias + shift
     if isinstance(norm, GroupNorm):
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
     momentum = 0.0 if own.momentum is None else own.momentum
@@ -47,6 +49,19 @@ def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = N
     is_read = not own.training or own.track_running_stats
     mean, var = (own.running_mean, own.running_var) if is_read else (None, None)
     return F.batch_norm(x, mean, var, weight, bias, uses_batch, momentum, own.eps)
+
+
+def _for_each(channels: int, scale: Tensor) -> Tensor:
+    """Return a number for each channel, ``f32[C]``; ``repeat`` itself takes four times as long."""
+    if not sees_plain_autograd():
+        return scale.repeat(channels)
+    return scale * _ones(channels, scale.dtype, scale.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept for the backward passes of other calls
+        return torch.ones(channels, dtype=dtype, device=device)
 
 
 def copy_statistics(after: Tensor, kept: Any, twins: Sequence[Any]) -> None:
