@@ -41,7 +41,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from toponas_fx import ops
 from toponas_fx.analysis.effects import is_hooked
 from toponas_fx.analysis.linear_ops import linear_op
 from toponas_fx.analysis.memory import Memory
@@ -49,7 +48,7 @@ from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.analysis.module_signature import is_norm
 from toponas_fx.analysis.pooling_ops import avg_pool, max_pool
 from toponas_fx.ops import average_pooling, recomputing
-from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.ops.registry import facts
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
 
@@ -140,7 +139,7 @@ def _returned(graph: fx.Graph) -> list[fx.Node]:
 
 def _keeps(gm: fx.GraphModule, reader: fx.Node, value: fx.Node, cheap: set[fx.Node]) -> bool:
     """Tell whether a reader of a value keeps it for the backward pass, or would if it were computed again."""
-    if reader in cheap or reader.target in (average_pooling.scaled_avg_pool2d, ops.scaled_norm, stacked_norm):
+    if reader in cheap or facts(reader.target).keeps_input:
         return True
     if is_mixed_sum(reader):
         terms: Any = zip(reader.args[0], reader.args[1], strict=True)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from toponas_fx.analysis import arms
 from toponas_fx.ir import known_facts
 from toponas_fx.ir.targets import target_name
 from toponas_fx.ops import choices
-from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.ops.registry import facts
 
 _RANDOM = frozenset(
     "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial empty "
@@ -23,14 +23,12 @@ _RANDOM = frozenset(
     "feature_alpha_dropout gumbel_softmax rrelu fractional_max_pool2d fractional_max_pool3d "
     "fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices "
     "native_dropout scaled_dot_product_attention multi_head_attention_forward new _sample_dirichlet _standard_gamma "
-    "seed manual_seed set_rng_state randbelow".split()
+    "seed manual_seed set_rng_state".split()
 )
 _RANDOM_IN_PLACE = frozenset("bernoulli_ uniform_ normal_ exponential_ random_ cauchy_ geometric_ log_normal_".split())
 _DROPOUTS = nn.modules.dropout._DropoutNd
 _EFFECTS = frozenset("_set_grad_enabled requires_grad_ backward _assert _assert_async record_function".split())
 _COUNTING = frozenset("batch_norm instance_norm native_batch_norm".split())
-_COUNTING_OPS = (ops.guard, ops.copy_statistics, ops.scaled_norm, stacked_norm, choices.select)
-"""Functions with an effect; what a choice takes may have one, whether its value is read or not."""
 _PURE_MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in "activation conv linear pooling padding upsampling flatten pixelshuffle channelshuffle distance".split()
@@ -55,7 +53,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return is_pure_module(gm.get_submodule(str(node.target)))
     name = target_name(node.target)
-    if name in _RANDOM or name in _EFFECTS or node.target in _COUNTING_OPS:
+    if name in _RANDOM or name in _EFFECTS or facts(node.target).has_effect:
         return False
     if is_counting_function(node):
         return False
@@ -70,7 +68,7 @@ def is_random(gm: nn.Module, node: fx.Node) -> bool:
         module = gm.get_submodule(str(node.target))
         return isinstance(module, _RANDOM_MODULES) or (isinstance(module, _DROPOUTS) and module.training)
     name = target_name(node.target)
-    return name in _RANDOM or name in _RANDOM_IN_PLACE
+    return name in _RANDOM or name in _RANDOM_IN_PLACE or facts(node.target).draws
 
 
 @known_facts.of_module
@@ -136,7 +134,8 @@ def guards_lead(graph: fx.Graph) -> bool:
             return True
         if node.op in ("placeholder", "get_attr") or not any("type" in value.meta for value in node.all_input_nodes):
             held.add(node.meta.get("storage"))  # the model's, the caller's, or an item of theirs
-        counts = node.target in _COUNTING_OPS[1:] or is_counting_function(node)
+        known = facts(node.target)
+        counts = (known.has_effect and known.gives_data and not known.draws) or is_counting_function(node)
         if node.op == "call_module" or counts or not held.isdisjoint(node.meta.get("mutates", ())):
             return False
     return True

@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 
-from toponas_fx import ops
-from toponas_fx.ops import recomputing
-from toponas_fx.ops.average_pooling import avg_pool2d, scaled_avg_pool2d
-from toponas_fx.ops.custom_autograd import depthwise_conv2d
-from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.ops.registry import operations
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,7 @@ POOLINGS = Family(
     ),
 )
 FAMILIES = (CONVOLUTIONS, NORMS, ACTIVATIONS, POOLINGS)
+_BY_NAME = dict(zip(("convolution", "norm", "activation", "pooling"), FAMILIES, strict=True))
 
 
 def _find_functions() -> dict[Hashable, Family]:
@@ -74,9 +71,7 @@ def _find_functions() -> dict[Hashable, Family]:
                 getattr(space, spelling, None) for space in (F, torch, torch.Tensor) for spelling in (name, f"{name}_")
             ]
             found.update((function, family) for function in spellings if function is not None)
-    own = {ops.scaled_norm: NORMS, depthwise_conv2d: CONVOLUTIONS, recomputing.relu: ACTIVATIONS}
-    pools = (avg_pool2d, scaled_avg_pool2d, recomputing.avg_pool2d, recomputing.max_pool2d)
-    return {**found, **own, stacked_norm: NORMS, **dict.fromkeys(pools, POOLINGS)}  # type: ignore[dict-item]
+    return found | {function: _BY_NAME[known.family] for function, known in operations() if known.family}
 
 
 FAMILY_OF_FUNCTION = _find_functions()

@@ -14,12 +14,11 @@ from toponas_fx.analysis.effects import is_hooked, is_random
 from toponas_fx.analysis.linear_ops import LinearOp, linear_op
 from toponas_fx.analysis.memory import Memory, model_values
 from toponas_fx.analysis.stacked_terms import shape_of
-from toponas_fx.ops import batched
 from toponas_fx.ops.layouts import takes_layout
+from toponas_fx.ops.registry import facts
 
 BLOCK = 16
 """Channels that a CPU convolves at once, at most."""
-_GATHERING = (batched.normalize_all, batched.merge_all)
 _READS_LAYOUT = ("as_strided", "stride", "is_contiguous", "data_ptr", "storage", "untyped_storage", "storage_offset")
 
 
@@ -66,7 +65,7 @@ def given_tensors(gm: fx.GraphModule) -> list[fx.Node]:
     values = model_values(gm)
     given = [n for n in gm.graph.nodes if n.op == "placeholder" or isinstance(values.get(n), Tensor)]
     given = [node for node in given if takes_layout(shape_of(node))]
-    return [node for node in given if not all(user.target in _GATHERING for user in node.users)]
+    return [node for node in given if not all(facts(user.target).keeps_layouts for user in node.users)]
 
 
 def own_kernels(gm: fx.GraphModule) -> list[LinearOp]:

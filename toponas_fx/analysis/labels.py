@@ -6,10 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from toponas_fx import ops
 from toponas_fx.analysis.linear_ops import linear_op
-from toponas_fx.ops.average_pooling import avg_pool2d, scaled_avg_pool2d
-from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.ops.registry import facts
 
 _SLIDING = ("torch.nn.modules.conv", "torch.nn.modules.pooling")
 
@@ -24,13 +22,14 @@ def label_of(gm: fx.GraphModule, node: fx.Node) -> str:
         size, channels, groups = option("kernel_size", ()), option("in_channels"), option("groups", 1)
         sizes = size if isinstance(size, tuple) else (size,) * (2 if "2d" in name else 3 if "3d" in name else 1)
         return _geometry(name, sizes, channels, groups, option("dilation", 1), option("stride", 1))
-    if node.target is ops.scaled_norm:
-        return type(gm.get_submodule(str(node.args[1].target))).__name__  # type: ignore[union-attr]
-    if node.target is stacked_norm:
-        return type(gm.get_submodule(str(node.args[1][0].target))).__name__  # type: ignore[index,union-attr]
-    if node.target in (avg_pool2d, scaled_avg_pool2d):
-        size, stride = node.args[-4:-2]
-        return _geometry("AvgPool2d", size, None, 1, 1, stride)  # type: ignore[arg-type]
+    known = facts(node.target)
+    if known.norm is not None:
+        norms: Any = node.args[known.norm]
+        first = norms[0] if isinstance(norms, list | tuple) else norms
+        return type(gm.get_submodule(str(first.target))).__name__
+    if known.window is not None:
+        size, stride = _pair(node.args[known.window]), _pair(node.args[known.window + 1])
+        return _geometry(known.label, size, None, 1, 1, stride)
     operation = linear_op(gm, node)
     if operation is not None:
         name = f"Conv{operation.dims}d" if operation.dims else "Linear"
@@ -39,6 +38,10 @@ def label_of(gm: fx.GraphModule, node: fx.Node) -> str:
     if node.op in ("placeholder", "get_attr"):
         return "input" if node.op == "placeholder" else str(node.target)
     return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name))
+
+
+def _pair(size: Any) -> tuple[Any, ...]:
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
 def _geometry(name: str, size: tuple[Any, ...], channels: Any, groups: int, dilation: Any, stride: Any) -> str:

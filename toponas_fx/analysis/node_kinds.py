@@ -12,12 +12,9 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import activation, conv, dropout, pooling
 
-from toponas_fx import ops
 from toponas_fx.analysis.linear_ops import linear_op
 from toponas_fx.analysis.module_signature import is_norm
-from toponas_fx.ops import recomputing
-from toponas_fx.ops.average_pooling import avg_pool2d, scaled_avg_pool2d
-from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.ops.registry import facts
 
 _NO_ACTIVATIONS = ("multiheadattention", "softmax", "softmax2d", "softmin", "logsoftmax")
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -75,9 +72,10 @@ def layer_of(gm: fx.GraphModule, node: fx.Node) -> Layer:
     operation = linear_op(gm, node)
     if operation is not None:
         return _linear(operation)
-    if target in (avg_pool2d, scaled_avg_pool2d, recomputing.avg_pool2d):
-        return Layer("avg_pool", "avg_pool2d", sizes=_sizes(next(a for a in node.args[1:] if isinstance(a, tuple))))
-    if target in (ops.scaled_norm, stacked_norm):
+    known = facts(target)
+    if known.window is not None:
+        return _by_name(known.label, node.args[known.window])
+    if known.family == "norm":
         return Layer("norm", name)
     for kind, targets in (("add", ADDITIONS), ("product", PRODUCTS), ("slice", _SLICES), ("identity", _COPIES)):
         if target in targets:

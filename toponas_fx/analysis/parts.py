@@ -7,10 +7,9 @@ from torch import fx
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_hooked
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
-from toponas_fx.ops import layouts
+from toponas_fx.ops.registry import facts
 
 _READS_LAYOUT = ("view", "view_as", "as_strided")
-_MAY_PASS_ON = (layouts.channels_last, layouts.own_layout, layouts.original_layout, layouts.resumed)
 
 
 def why_not_a_part(gm: fx.GraphModule, node: fx.Node) -> str | None:
@@ -39,7 +38,7 @@ def _is_alias(reader: fx.Node, memory: int | None) -> bool:
     """Tell whether a reader of some memory may return the same memory."""
     if is_mixed_sum(reader) and len(reader.args[0]) == 1:  # type: ignore[arg-type]
         return True
-    return reader.target in _MAY_PASS_ON or (memory is not None and reader.meta.get("storage") == memory)
+    return facts(reader.target).may_pass_on or (memory is not None and reader.meta.get("storage") == memory)
 
 
 def _depends_on_layout(gm: fx.GraphModule, reader: fx.Node) -> bool:

@@ -15,19 +15,16 @@ import networkx as nx
 import torch
 from torch import fx
 
-from toponas_fx import ops
 from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import candidate_names, is_zero
 from toponas_fx.analysis.drawn_edges import Draw, edges, is_draw, is_edge_end, is_number, sum_of
 from toponas_fx.analysis.labels import label_of
 from toponas_fx.analysis.mixed_ops import Mixture
 from toponas_fx.analysis.module_paths import common_path, is_under, place_of
-from toponas_fx.ops import layouts
-from toponas_fx.ops.average_pooling import scaled_avg_pool2d
-from toponas_fx.ops.stacked_norm import stacked_norm
+from toponas_fx.ops.registry import facts
 
 _INPUTS, _EXIT, _CONSTANT = "inputs", "exit", "constant"
-_NO_DATA = ("size", "numel", "dim", ops.guard, layouts.takes_over)
+_NO_DATA = ("size", "numel", "dim")
 RESHAPES = ("unbind", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", torch.reshape)
 """Calls that a weight may go through and still be the same element."""
 
@@ -166,11 +163,11 @@ def _chain(flow: _Flow, mixture: Mixture, source: Any, term: Any) -> list[fx.Nod
 def _read_by(node: fx.Node) -> list[Any]:
     if node.op == "placeholder":
         return [_INPUTS]
-    if node.target in _NO_DATA:
+    if node.target in _NO_DATA or not facts(node.target).gives_data:
         return []
     if home(node) is not None or is_draw(node):  # weights of candidates are no data
         return [parent for parent in node.all_input_nodes if not is_number(parent)]
-    return [parent for parent in node.all_input_nodes if parent.target is not layouts.takes_over]
+    return [parent for parent in node.all_input_nodes if facts(parent.target).gives_data]
 
 
 def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
@@ -271,11 +268,13 @@ def _connect(graph: nx.MultiDiGraph, flow: _Flow, values: dict[str, fx.Node]) ->
 def _folded_weight(term: Any) -> Any:
     """Return the weight that a term carries itself, or None."""
     target = getattr(term, "target", None)
-    if target is ops.scaled_norm:
-        return term.args[2]
-    if target is operator.getitem and term.args[0].target is stacked_norm:
-        return term.args[0].args[2][term.args[1]]
-    return term.args[1] if target is scaled_avg_pool2d else None
+    is_item = target is operator.getitem and isinstance(term.args[0], fx.Node)
+    made = term.args[0] if is_item else term
+    scale = facts(getattr(made, "target", None)).scale
+    if scale is None:
+        return None
+    found = made.args[scale]
+    return found[term.args[1]] if is_item else found
 
 
 def _weight_text(weight: Any) -> str:

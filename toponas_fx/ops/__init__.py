@@ -6,14 +6,24 @@ A graph may call what is exported here, and what the other modules of this room 
 ``layouts`` (channels-last inside a graph, the original's layout at its border) and ``recomputing`` (cheap operations
 that keep a recipe in place of their result).
 
-A new operation is a function in a file of its own or beside its kin. It takes tensors, modules and plain numbers, is
-right under ``torch.func``, autocast and second derivatives, and states shapes and the source of its formula. What
-passes need to know of it stands in ``toponas_fx.analysis``: its family (``families``), its name for people
-(``labels``), whether it may be removed or merged (``effects``).
+A new operation is a function in a file of its own or beside its kin, with ``@operation(...)`` above it, which says what
+passes and analyses are to know of it (``registry``): its family, its name for people, whether it may be removed or
+merged, what it keeps. It takes tensors, modules and plain numbers, is right under ``torch.func``, autocast and second
+derivatives, and states shapes and the source of its formula.
 
 May use: ``errors``.
 """
 
+from toponas_fx.ops import (  # all of them, so that all operations are entered
+    average_pooling,
+    batched,
+    choices,
+    custom_autograd,
+    layouts,
+    merged_kernels,
+    recomputing,
+    stacked_norm,
+)
 from toponas_fx.ops.group_weights import ZERO_WEIGHT, group_shares, group_weight, signs_of
 from toponas_fx.ops.kernels import embed_kernel, kernel_scale, merge_biases, merge_kernels, scale_bias
 from toponas_fx.ops.mixed_sums import mixed_sum, sum_of, zeros_of
@@ -23,18 +33,26 @@ from toponas_fx.ops.recorded import ApplyFunction, guard
 __all__ = [
     "ZERO_WEIGHT",
     "ApplyFunction",
+    "average_pooling",
+    "batched",
+    "choices",
     "copy_statistics",
+    "custom_autograd",
     "embed_kernel",
     "group_shares",
     "group_weight",
     "guard",
     "kernel_scale",
+    "layouts",
     "merge_biases",
     "merge_kernels",
+    "merged_kernels",
     "mixed_sum",
+    "recomputing",
     "scale_bias",
     "scaled_norm",
     "signs_of",
+    "stacked_norm",
     "sum_of",
     "zeros_of",
 ]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from toponas_fx.ops import custom_autograd
 from toponas_fx.ops.custom_autograd import inner_product, sees_plain_autograd
+from toponas_fx.ops.registry import operation
 
 
 class Window(NamedTuple):
@@ -26,6 +27,7 @@ class Window(NamedTuple):
     counts_padding: bool
 
 
+@operation(family="pooling", label="AvgPool2d", window=1)
 def avg_pool2d(
     x: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], counts_padding: bool
 ) -> Tensor:
@@ -48,6 +50,7 @@ def avg_pool2d(
     return result
 
 
+@operation(family="pooling", label="AvgPool2d", window=2, scale=1, keeps_input=True)
 def scaled_avg_pool2d(
     x: Tensor,
     scale: Tensor,

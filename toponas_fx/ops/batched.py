@@ -15,8 +15,10 @@ from torch import Tensor
 from toponas_fx.ops.group_weights import ZERO_WEIGHT, signs_of
 from toponas_fx.ops.kernels import embed_kernel
 from toponas_fx.ops.layouts import own_gradient, takes_layout
+from toponas_fx.ops.registry import operation
 
 
+@operation(keeps_layouts=True)
 def normalize_all(kernels: Sequence[Tensor], per: str) -> tuple[Tensor, ...]:
     """Return ``kernel * kernel_scale(kernel, per)`` for each of m kernels of one shape, ``f32[O,I,k...]`` each."""
     stacked = _stacked(kernels)  # f32[m,O,I,k...]
@@ -36,6 +38,7 @@ def _stacked(kernels: Sequence[Tensor]) -> Tensor:
     return own_gradient(stacked) if takes_layout(kernels[0].shape) and kernels[0].is_contiguous() else stacked
 
 
+@operation()
 def group_all(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
     """Return ``group_weight`` of each of m rows of n scalars: the group weight, and the shares one by one."""
     stacked = torch.stack([weight for row in rows for weight in row]).view(len(rows), -1)  # f32[m,n]
@@ -45,6 +48,7 @@ def group_all(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, tuple[Tens
     return list(zip((side * total).unbind(0), (row.unbind(0) for row in shares.unbind(0)), strict=True))
 
 
+@operation()
 def share_all(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
     """Return ``group_shares`` of each of m rows of n scalars, one by one."""
     stacked = torch.stack([weight for row in rows for weight in row]).view(len(rows), -1)  # f32[m,n]
@@ -62,6 +66,7 @@ def _divided(signed: Tensor, numerators: Tensor) -> tuple[Tensor, Tensor]:
     return total, torch.where(is_zero.unsqueeze(1), equal, numerators / safe)
 
 
+@operation(keeps_layouts=True)
 def merge_all(
     kernels: Sequence[Sequence[Tensor]],
     weights: Sequence[Sequence[Tensor | float]],

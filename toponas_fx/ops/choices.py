@@ -9,11 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from toponas_fx.errors import GuardFailure
+from toponas_fx.ops.registry import operation
 
 INDICES = ("argmax", "argmin", "max", "min", "multinomial", "randint", "gumbel_softmax")
 """Names of functions whose result is one candidate of several, or tells which."""
 
 
+@operation(has_effect=True, gives_data=False)
 def decide(choice: Any, value: int | bool) -> None:
     """Mark where a recorded run goes one of several ways; paths are merged there, and no program calls it.
 
@@ -23,16 +25,19 @@ def decide(choice: Any, value: int | bool) -> None:
     """
 
 
+@operation(draws=True, has_effect=True)
 def randbelow(n: int) -> int:
     """Draw an integer below n as the functions of Python's ``random`` do, from the same generator."""
     return int(random._inst._randbelow(n))  # type: ignore[attr-defined]
 
 
+@operation(may_pass_on=True)
 def same(x: Any) -> Any:
     """Return what is given: the value of a candidate that does nothing, as a node of its own."""
     return x
 
 
+@operation(has_effect=True)  # what it takes may have one, whether its value is read or not
 def select(choice: Any, values: tuple[Any, ...], arms: Sequence[Any]) -> Any:
     """Return the arm that a choice takes.
 

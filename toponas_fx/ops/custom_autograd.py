@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import functional as F
 
+from toponas_fx.ops.registry import operation
+
 SMALL = 16384
 """Numbers in a tensor below which the calls of an own backward pass cost more than it saves."""
 
@@ -141,6 +143,7 @@ class _SquaredNorm(Function):
 # -- depthwise convolution -------------------------------------------------------------------------------------------
 
 
+@operation(family="convolution")
 def depthwise_conv2d(
     x: Tensor,
     kernel: Tensor,

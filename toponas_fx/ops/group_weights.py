@@ -10,10 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from toponas_fx.ops.registry import operation
+
 ZERO_WEIGHT = 1e-12
 """A group weight below this counts as zero (see ``group_weight``); squared, the floor of kernel norms."""
 
 
+@operation()
 def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Split the weights of candidates that share a module into one group weight and the shares within it.
 
@@ -38,6 +41,7 @@ def group_weight(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return side * total, shares
 
 
+@operation()
 def group_shares(weights: Sequence[Tensor]) -> Tensor:
     """Return what each of several candidates counts in a stage that they share, whatever the weights' signs.
 

@@ -17,8 +17,10 @@ from toponas_fx.ops import custom_autograd
 from toponas_fx.ops.custom_autograd import sees_plain_autograd, squared_norm
 from toponas_fx.ops.group_weights import ZERO_WEIGHT
 from toponas_fx.ops.merged_kernels import is_plain, merge_in_place
+from toponas_fx.ops.registry import operation
 
 
+@operation()
 def kernel_scale(kernel: Tensor, per: str = "kernel") -> Tensor:
     """Return the factor that brings a kernel to the norm ``sqrt(O)`` (or each of its filters to the norm 1).
 
@@ -40,6 +42,7 @@ def kernel_scale(kernel: Tensor, per: str = "kernel") -> Tensor:
     return safe.rsqrt() if per_filter else safe.rsqrt() * math.sqrt(kernel.shape[0])
 
 
+@operation()
 def scale_bias(bias: Tensor, scale: Tensor) -> Tensor:
     """Scale the bias of a normalized kernel with it.
 
@@ -79,6 +82,7 @@ def embed_kernel(kernel: Tensor, before: tuple[int, ...], dilation: tuple[int, .
     return F.pad(spread, padding) if any(padding) else spread
 
 
+@operation()
 def merge_kernels(
     kernels: Sequence[Tensor],
     weights: Sequence[Tensor | float],
@@ -108,6 +112,7 @@ def merge_kernels(
     return result
 
 
+@operation()
 def merge_biases(biases: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tensor:
     """Return ``sum_i weights[i] * biases[i]``: the bias that goes with merged kernels.
 

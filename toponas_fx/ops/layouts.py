@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.registry import operation
 
 
+@operation(gives_data=False)
 def takes_over(images: Sequence[Tensor], kernel: Tensor | None) -> bool:
     """Tell whether images are brought to channels-last layout: float32 on a CPU, all of them in the usual layout.
 
@@ -48,6 +50,7 @@ def lies_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.layout is torch.strided and x.stride(2) > x.stride(1)
 
 
+@operation(may_pass_on=True)
 def channels_last(x: Tensor, converts: bool) -> Tensor:
     """Return images in channels-last layout; their gradient comes back in the usual one.
 
@@ -58,6 +61,7 @@ def channels_last(x: Tensor, converts: bool) -> Tensor:
     return own_gradient(x.contiguous()).contiguous(memory_format=torch.channels_last) if converts else x
 
 
+@operation(may_pass_on=True)
 def own_layout(x: Tensor, converts: bool) -> Tensor:
     """Return a parameter or input whose gradient comes back in its own layout, ``f32[...]``.
 
@@ -73,6 +77,7 @@ def own_gradient(x: Tensor) -> Tensor:
     return x.view(-1).view(x.shape)
 
 
+@operation(may_pass_on=True)
 def images_gradient(x: Tensor, converts: bool) -> Tensor:
     """Return images as they are, whose gradient comes back in channels-last layout; that of a mean would not.
 
@@ -87,11 +92,13 @@ def images_gradient(x: Tensor, converts: bool) -> Tensor:
     return own_gradient(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+@operation()
 def every(x: Tensor, stride: tuple[int, int]) -> Tensor:
     """Return the pixels that a 1x1 convolution with a stride reads, ``f32[N,C,H',W']``; it needs no stride then."""
     return x[:, :, :: stride[0], :: stride[1]]
 
 
+@operation(may_pass_on=True)
 def original_layout(x: Tensor, converts: bool, order: tuple[int, ...] | None = None) -> Tensor:
     """Return an output in the layout that it has in the original, ``f32[...]``.
 
@@ -107,6 +114,7 @@ def original_layout(x: Tensor, converts: bool, order: tuple[int, ...] | None = N
     return x.permute(order).contiguous().permute([order.index(dim) for dim in range(x.dim())])
 
 
+@operation(may_pass_on=True)
 def resumed(output: Tensor, value: Tensor) -> Tensor:
     """Return an output as it lay before ``original_layout``, for what the graph goes on to compute from it.
 

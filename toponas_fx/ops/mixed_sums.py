@@ -16,8 +16,10 @@ from torch.nn import Parameter
 
 from toponas_fx.ops import custom_autograd
 from toponas_fx.ops.custom_autograd import sees_plain_autograd, weighted_sum
+from toponas_fx.ops.registry import operation
 
 
+@operation()
 def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float], edges: tuple[int, ...]) -> Tensor:
     """Return ``sum_i weights[i] * terms[i]``, added from the left: the normal form of every mixture.
 
@@ -80,6 +82,7 @@ def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
     return all(not scalar.dim() and scalar.dtype == first.dtype for scalar in scalars)
 
 
+@operation()
 def sum_of(row: Tensor, places: tuple[int, ...]) -> Tensor:
     """Return the sum of some elements of a row, read at once; not a number where another one is infinite.
 
@@ -106,6 +109,7 @@ def _mask_tensor(count: int, places: tuple[int, ...], dtype: torch.dtype, device
         return torch.tensor(_mask(count, places), dtype=dtype, device=device)  # [count]
 
 
+@operation()
 def zeros_of(x: Tensor) -> Tensor:
     """Return zeros that lie as x does; x gets a gradient of zeros.
 

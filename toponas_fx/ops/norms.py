@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from toponas_fx.ops import custom_autograd
 from toponas_fx.ops.custom_autograd import sees_plain_autograd
+from toponas_fx.ops.registry import operation
 
 
+@operation(family="norm", has_effect=True, norm=1, scale=2, keeps_input=True)
 def scaled_norm(x: Tensor, norm: Module, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """Return ``scale * norm(x) + shift``; the norm's affine weights carry both, so that no product is stored.
 
@@ -64,6 +66,7 @@ def _ones(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.ones(channels, dtype=dtype, device=device)
 
 
+@operation(has_effect=True)
 def copy_statistics(after: Tensor, kept: Any, twins: Sequence[Any]) -> None:
     """Write the running statistics of a norm to others that would have counted the same, one batch each.
 

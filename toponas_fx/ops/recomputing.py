@@ -24,13 +24,16 @@ from torch.nn import functional as F
 
 from toponas_fx.ops import average_pooling, custom_autograd
 from toponas_fx.ops.custom_autograd import sees_plain_autograd
+from toponas_fx.ops.registry import operation
 
 
+@operation(family="activation")
 def relu(x: Tensor) -> Tensor:
     """Return ``max(x, 0)``, of x's shape."""
     return _made_from(x, F.relu)[0]
 
 
+@operation(family="pooling", label="AvgPool2d", window=1)
 def avg_pool2d(
     x: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], counts_padding: bool
 ) -> Tensor:
@@ -38,6 +41,7 @@ def avg_pool2d(
     return _made_from(x, lambda image: average_pooling.avg_pool2d(image, size, stride, padding, counts_padding))[0]
 
 
+@operation(family="pooling", label="MaxPool2d", window=1)
 def max_pool2d(
     x: Tensor, size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Tensor:

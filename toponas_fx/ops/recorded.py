@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from toponas_fx.errors import GuardFailure
+from toponas_fx.ops.registry import operation
 
 
+@operation(has_effect=True, gives_data=False)
 def guard(value: Any, expected: Any) -> None:
     """Hold a run to the answer that the recorded run got from its data.
 

@@ -14,8 +14,10 @@ from torch.nn import Module
 from torch.nn import functional as F
 
 from toponas_fx.ops.norms import scaled_norm
+from toponas_fx.ops.registry import operation
 
 
+@operation(family="norm", has_effect=True, norm=1, scale=2, keeps_input=True)
 def stacked_norm(x: Tensor, norms: Sequence[Module], scales: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """Return ``scales[i] * norms[i](x_i)`` for the parts ``x_i`` of x, computed as one norm of all channels.
 
