@@ -65,10 +65,15 @@ class Difference:
         chance = binomtest(better, better + worse).pvalue if better + worse else 1.0
         return cls(float(found.mean()), float(low), float(high), better, len(found), chance)
 
+    def __format__(self, spec: str) -> str:
+        """Write mean and interval by a format of numbers, seeds, and the sign test."""
+        mean, low, high = (format(value, f"+{spec}") for value in (self.mean, self.low, self.high))
+        interval = "" if math.isnan(self.low) else f" [{low}, {high}]"  # of one seed there is none
+        return f"{mean}{interval}, {self.better} of {self.pairs}, p {self.chance:.2g}"
+
     def __str__(self) -> str:
-        """Write mean, interval, seeds, and the sign test."""
-        interval = "" if math.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]"  # of one seed there is none
-        return f"{self.mean:+.2f}{interval}, {self.better} of {self.pairs}, p {self.chance:.2g}"
+        """Write it with two digits."""
+        return format(self, ".2f")
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
@@ -94,12 +99,14 @@ def groups(runs: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[tuple[s
 
 
 def tables(runs: Iterable[dict[str, Any]]) -> list[Table]:
-    """Return two tables for each group of runs: accuracies, and the rest."""
+    """Return three tables for each group of runs: accuracies, the course, and the rankings where there are some."""
     found = []
     for key, rows in groups(runs).items():
         settings = dict(zip(GROUP, key, strict=True))
         title = f"{settings.pop('method')}: " + ", ".join(f"{name} {value}" for name, value in settings.items())
         found += [_accuracies(title, rows), _course(title, rows)]
+        if any("rank" in run for by_seed in rows.values() for run in by_seed.values()):
+            found.append(_rankings(title, rows))
     return found
 
 
@@ -127,7 +134,7 @@ def _accuracies(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]
 def _course(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
     columns = ["variant", "seconds", "epochs", "supernet's\naccuracy", "entropy"]
     columns += [f"seconds to\nexpected {level}" for level in LEVELS]
-    columns += ["all none\nor all skip", "Kendall's tau,\nrunning", "Kendall's tau,\nbatch", "precision,\nbatch"]
+    columns.append("all none\nor all skip")
     table = Table(f"{title}: course of the search", columns, [])
     for (variant, budget), by_seed in sorted(rows.items(), key=_order):
         runs = list(by_seed.values())
@@ -138,11 +145,29 @@ def _course(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) 
             times = [seconds for seconds in (passed(run, level) for run in runs) if seconds is not None]
             cells.append(f"{statistics.median(times):.0f} ({len(times)} of {len(runs)})" if times else NOTHING)
         cells.append(str(sum(row["none"] == 1 or row["skip"] == 1 for row in last)))
-        for statistic, name in (("running", "kendall"), ("batch", "kendall"), ("batch", "precision")):
-            values = [run["rank"][statistic][name] for run in runs if "rank" in run]
-            cells.append(f"{_mean(values):.3f}" if values else NOTHING)
         table.rows.append(cells)
     return table.without_empty_columns()
+
+
+def _rankings(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
+    reference = {seed: run["rank"] for seed, run in rows.get((ORIGINAL, "steps"), {}).items() if "rank" in run}
+    columns = ["variant", "seeds"]
+    for statistic in ("running", "batch"):
+        for name in ("Kendall's tau", "Spearman's rho", "precision"):
+            columns += [f"{name},\n{statistic}", "less the\noriginal"]
+    table = Table(f"{title}: one-hot accuracy of the supernet against the table", columns, [])
+    for (variant, budget), by_seed in sorted(rows.items(), key=_order):
+        own = {seed: run["rank"] for seed, run in by_seed.items() if "rank" in run}
+        if not own:
+            continue
+        cells, both = [_name(variant, budget), str(len(own))], sorted(own.keys() & reference.keys())
+        for statistic in ("running", "batch"):
+            for name in ("kendall", "spearman", "precision"):
+                cells.append(f"{_mean(rank[statistic][name] for rank in own.values()):.3f}")
+                pairs = [[of[seed][statistic][name] for seed in both] for of in (own, reference)]
+                cells.append(NOTHING if variant == ORIGINAL or not both else f"{Difference.of(*pairs):.3f}")
+        table.rows.append(cells)
+    return table
 
 
 def passed(run: dict[str, Any], level: float) -> float | None:

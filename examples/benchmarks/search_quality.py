@@ -36,7 +36,8 @@ from supernets.pcdarts import K
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a mistake in it ends the program with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--show", type=Path, metavar="JSONL", help="print the tables of a file of runs, run nothing")
+    told = "print the tables of files of runs, run nothing; a seed of one file is paired with that of the same file"
+    parser.add_argument("--show", type=Path, nargs="+", metavar="JSONL", help=told)
     parser.add_argument("--method", nargs="+", choices=METHODS, default=["darts"], help="what to search with (darts)")
     parser.add_argument(
         "--variant", nargs="+", choices=VARIANTS, default=[ORIGINAL, "share"], help="of the supernet (original, share)"
@@ -65,8 +66,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.show is None and (args.table is None or args.out is None):
         parser.error("--table and --out are needed to run searches, or --show to show some")
-    if args.show and not args.show.is_file():
-        parser.error(f"--show: {args.show} is not a file")
+    for path in args.show or ():
+        if not path.is_file():
+            parser.error(f"--show: {path} is not a file")
     if args.out and not args.out.parent.is_dir():
         parser.error(f"--out: there is no folder {args.out.parent} to write to")
     if "pc-darts" in args.method and args.C % K:
@@ -129,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.show is None:
         _run_missing(args)
-    runs = read_runs(args.show or args.out)
+    files = args.show or [args.out]
+    runs = [{**run, "seed": (number, run["seed"])} for number, path in enumerate(files) for run in read_runs(path)]
     for table in tables(runs):
         if args.markdown:
             print(table.markdown(), end="\n\n")
