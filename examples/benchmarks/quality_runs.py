@@ -20,6 +20,7 @@ import torch
 
 import toponas_fx
 from architect import Batch
+from benchmarks.quality_finish import finish
 from benchmarks.quality_metrics import CellTable, rank_correlation, spread
 from beta_darts import BetaArchitect
 from image_data import SearchData, load_digits, load_folder
@@ -33,6 +34,8 @@ from toponas_fx.passes import DEFAULT_PASSES, NormalizeKernels
 
 ORIGINAL = "original"
 RANK_BATCHES = 8
+FRESH = 1000
+"""Between the seed of a search and that of the weights which training from scratch begins with."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def load_table(path: Path) -> CellTable:
     return CellTable(path)
 
 
-def search(run: Run, data: Path | None, table: Path, *, length: int, rank: int = 0) -> dict[str, Any]:
+def search(run: Run, data: Path | None, table: Path, *, length: int, rank: int = 0, more: int = 0) -> dict[str, Any]:
     """Search, and return all that is known of it, ready for JSON.
 
     Seconds are those of this process on its processors, of steps and compilation alone; they do not count what is
@@ -118,6 +121,7 @@ def search(run: Run, data: Path | None, table: Path, *, length: int, rank: int =
         table: the benchmark's table of all cells.
         length: epochs of this search.
         rank: cells to compare the supernet's ranking by, in the end, on ``RANK_BATCHES`` of validation; none where 0.
+        more: epochs for which the cell that was found is trained then, see ``quality_finish``; none where 0.
     """
     torch.set_num_threads(1)
     images, cells = load(data, run.image_size, run.seed), load_table(table)
@@ -129,6 +133,11 @@ def search(run: Run, data: Path | None, table: Path, *, length: int, rank: int =
     if rank:
         batches = _validation(images, run)[:RANK_BATCHES]
         found["rank"] = rank_correlation(one.model, cells, batches, rank, seed=0)
+    if more:
+        torch.manual_seed(run.seed + FRESH)
+        fresh = METHODS[run.method][0].supernet(run, images)
+        loader = images.search_loader(images.weights, run.batch, run.seed + FRESH)
+        found["finish"] = finish(one.model, fresh, loader, _validation(images, run), more, run.limit_batches)
     found["notes"] = list(dict.fromkeys(str(warning.message) for warning in caught))
     return found
 

@@ -107,6 +107,8 @@ def tables(runs: Iterable[dict[str, Any]]) -> list[Table]:
         found += [_accuracies(title, rows), _course(title, rows)]
         if any("rank" in run for by_seed in rows.values() for run in by_seed.values()):
             found.append(_rankings(title, rows))
+        if any("finish" in run for by_seed in rows.values() for run in by_seed.values()):
+            found.append(_finishes(title, rows))
     return found
 
 
@@ -166,6 +168,26 @@ def _rankings(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]
                 cells.append(f"{_mean(rank[statistic][name] for rank in own.values()):.3f}")
                 pairs = [[of[seed][statistic][name] for seed in both] for of in (own, reference)]
                 cells.append(NOTHING if variant == ORIGINAL or not both else f"{Difference.of(*pairs):.3f}")
+        table.rows.append(cells)
+    return table
+
+
+def _finishes(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
+    columns = ["variant", "seeds", "epochs", "inherited,\nuntrained", "inherited", "scratch", "inherited\nless scratch"]
+    columns.append("inherited less\nthe original's")
+    table = Table(f"{title}: validation accuracy of the cell found, trained on, %", columns, [])
+    reference = rows.get((ORIGINAL, "steps"), {})
+    for (variant, budget), by_seed in sorted(rows.items(), key=_order):
+        own = {seed: run["finish"] for seed, run in by_seed.items() if "finish" in run}
+        if not own:
+            continue
+        ends = [[run[name][-1] for run in own.values()] for name in ("inherited", "scratch")]
+        both = sorted(seed for seed in own if "finish" in reference.get(seed, {}))
+        pairs = [[own[seed]["inherited"][-1] for seed in both]]
+        pairs.append([reference[seed]["finish"]["inherited"][-1] for seed in both])
+        cells = [_name(variant, budget), str(len(own)), str(len(next(iter(own.values()))["scratch"]) - 1)]
+        cells += [f"{_mean(run['inherited'][0] for run in own.values()):.1f}", *(f"{_mean(end):.1f}" for end in ends)]
+        cells += [str(Difference.of(*ends)), NOTHING if variant == ORIGINAL or not both else str(Difference.of(*pairs))]
         table.rows.append(cells)
     return table
 

@@ -32,6 +32,9 @@ from benchmarks.quality_tables import read_runs, tables
 from search_options import positive
 from supernets.pcdarts import K
 
+FINISHED = {"darts", "darts-2nd", "beta-darts"}
+"""Methods whose cells ``--finish`` trains: of supernets with all channels in every candidate."""
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a mistake in it ends the program with one sentence."""
@@ -59,6 +62,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rank", type=int, default=0, metavar="CELLS", help="to compare rankings by, in the end (none)"
     )
+    parser.add_argument(
+        "--finish",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="to train the cell that was found, from its weights in the supernet and from scratch (none)",
+    )
     parser.add_argument("--limit-batches", type=positive, metavar="N", help="at most N batches an epoch")
     parser.add_argument("--markdown", action="store_true", help="print the tables as markdown")
     parser.add_argument("--plot", type=Path, metavar="IMAGE", help="draw expected accuracy against steps and seconds")
@@ -73,6 +83,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--out: there is no folder {args.out.parent} to write to")
     if "pc-darts" in args.method and args.C % K:
         parser.error(f"--C must be a multiple of {K} for pc-darts, found {args.C}")
+    if args.finish and not FINISHED.issuperset(args.method):
+        parser.error(f"--finish: the networks of {' and '.join(sorted(FINISHED))} alone are trained on")
     if args.image_size % 4:
         parser.error(f"--image-size must be a multiple of 4, for two halvings, found {args.image_size}")
     return args
@@ -159,7 +171,7 @@ def _run_missing(args: argparse.Namespace) -> None:
         args.out.open("a", encoding="utf-8") as out,
     ):
         task = progress.add_task("searching", total=len(wanted))
-        options = {"data": args.data, "table": args.table, "rank": args.rank}
+        options = {"data": args.data, "table": args.table, "rank": args.rank, "more": args.finish}
         futures = [pool.submit(search, run, length=length, **options) for run, length in wanted]
         try:
             for future in as_completed(futures):

@@ -196,7 +196,7 @@ def test_the_script_searches_resumes_and_shows(tmp_path: Path, table: Path) -> N
     assert out.read_text(encoding="utf-8").count("\n") == len(runs), "searched again"
     assert _script("--show", str(out)).stdout == again.stdout
     shown = _script("--show", str(out), "--markdown", "--plot", str(tmp_path / "runs.png"))
-    assert shown.stdout.count("| original | 2 |") == len(methods)
+    assert shown.stdout.count("| original | 2 |") == 2 * len(methods)  # accuracies, and rankings
     assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
 
 
