@@ -111,7 +111,7 @@ def _add(rewriter: Rewriter, weights: list[Any]) -> Any:
 
 
 def _are_all_shares(weights: list[Any]) -> bool:
-    """Tell whether weights are the shares of one float group, each once."""
+    """Return whether weights are the shares of one float group, each once."""
     if not all(isinstance(weight, fx.Node) and weight.target is operator.getitem for weight in weights):
         return False
     parent = weights[0].args[0]

@@ -185,7 +185,7 @@ def _bring_back(exits: Sequence[fx.Node], converts: fx.Node, rewriter: Rewriter)
 
 
 def _are_images_large(operations: Sequence[LinearOp | None]) -> bool:
-    """Tell whether images, not kernels, are what convolutions read most of: the layout speeds up work on images."""
+    """Return whether images, not kernels, are what convolutions read most of: the layout speeds up work on images."""
     images = kernels = 0
     for found in operations:
         if found is not None and found.dims == 2:

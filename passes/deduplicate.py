@@ -117,7 +117,7 @@ class Deduplicate(Pass):
 
 
 def _may_meet(node: fx.Node, twin: fx.Node) -> bool:
-    """Tell whether two nodes are one where arms of choices are: an image is worth being kept for several of them."""
+    """Return whether two nodes are one where arms of choices are: an image is worth being kept for several of them."""
     homes = arms.homes((node, twin))
     if len(homes) == 1 or None in homes:
         return True
@@ -145,7 +145,7 @@ def _is_counting_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _count_alike(gm: fx.GraphModule, node: fx.Node, twin: fx.Node) -> bool:
-    """Tell whether two nodes call different norms that count the same from equal statistics."""
+    """Return whether two nodes call different norms that count the same from equal statistics."""
     if node.target == twin.target or not (_is_counting_norm(gm, node) and _is_counting_norm(gm, twin)):
         return False
     modules = [gm.get_submodule(str(call.target)) for call in (node, twin)]

@@ -117,7 +117,7 @@ class DropZeroCandidates(Pass):
 
 
 def _reads_alone(gm: fx.GraphModule, zero: fx.Node, gone: set[fx.Node]) -> bool:
-    """Tell whether some trained tensor, or an input, has a gradient by way of a zero only, once others are gone.
+    """Return whether some trained tensor, or an input, has a gradient by way of a zero only, once others are gone.
 
     What other arms of choices read may not run.
     """
@@ -157,7 +157,7 @@ def _roots(weight: Any) -> Iterator[Any]:
 
 
 def _is_plain_read(node: fx.Node) -> bool:
-    """Tell whether an item is taken of a list or dict of the model, not of a tensor."""
+    """Return whether an item is taken of a list or dict of the model, not of a tensor."""
     parent: Any = node.args[0]
     if parent.op == "get_attr":
         return "type" not in parent.meta

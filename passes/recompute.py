@@ -138,7 +138,7 @@ def _returned(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _keeps(gm: fx.GraphModule, reader: fx.Node, value: fx.Node, cheap: set[fx.Node]) -> bool:
-    """Tell whether a reader of a value keeps it for the backward pass, or would if it were computed again."""
+    """Return whether a reader of a value keeps it for the backward pass, or would if it were computed again."""
     if reader in cheap or facts(reader.target).keeps_input:
         return True
     if is_mixed_sum(reader):

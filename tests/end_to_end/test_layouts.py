@@ -81,7 +81,7 @@ def assert_laid_out_alike(fast: Any, model: Any, mode: str, given: Callable[[], 
 
 
 def is_in_order(layout: Any) -> bool:
-    """Tell whether a tensor can be viewed as a vector: second derivatives of the original's come transposed."""
+    """Return whether a tensor can be viewed as a vector: second derivatives of the original's come transposed."""
     return isinstance(layout, tuple) and list(layout) == sorted(layout, reverse=True)
 
 

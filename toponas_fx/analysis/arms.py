@@ -88,7 +88,7 @@ def values_of_inputs(graph: fx.Graph) -> tuple[frozenset[Any] | None, ...]:
 
 
 def may_fail(select: fx.Node) -> bool:
-    """Tell whether a choice may be none of its values.
+    """Return whether a choice may be none of its values.
 
     The recorded runs had each index that a draw may give; a program looks at integers that are inputs before it runs.
     """

@@ -76,7 +76,7 @@ def _key(value: Any) -> Any:
 
 
 def is_zero(term: Any) -> bool:
-    """Tell whether a term is zero whatever its inputs."""
+    """Return whether a term is zero whatever its inputs."""
     if not isinstance(term, fx.Node):
         return bool(term == 0)
     name = target_name(term.target)
@@ -188,7 +188,7 @@ def _plain(layers: list[Layer]) -> str | None:
 
 
 def _is_split(first: Layer, second: Layer) -> bool:
-    """Tell whether two convolutions filter one axis each: 1x7, then 7x1."""
+    """Return whether two convolutions filter one axis each: 1x7, then 7x1."""
     if first.groups * second.groups > 1 or len(first.sizes) != 2 or first.sizes != second.sizes[::-1]:
         return False
     return 1 in first.sizes and first.sizes != (1, 1)
@@ -262,7 +262,7 @@ def _lists_of_names(holder: nn.Module, length: int) -> Iterator[list[str]]:
 
 
 def _speaks_of(names: list[str], structural: list[str]) -> bool:
-    """Tell whether most names of a list that stands far away have a word in common with what is computed."""
+    """Return whether most names of a list that stands far away have a word in common with what is computed."""
     pairs = zip(names, structural, strict=True)
     return 2 * sum(bool(_words(name) & _words(other)) for name, other in pairs) > len(names)
 

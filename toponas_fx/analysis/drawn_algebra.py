@@ -73,7 +73,7 @@ class _DrawReader:
         return Weight("w", frozenset(owners if len(owners) == 1 else ()))
 
     def _adds_others(self, number: int, arm: Arm) -> bool:
-        """Tell whether an arm adds the weight of each candidate that is not drawn, once."""
+        """Return whether an arm adds the weight of each candidate that is not drawn, once."""
         found = Counter(owner for value, factors in arm.rest for owner in self._added(value, factors))
         wanted = {frozenset(owners) for owners in self._owners.values()} - {frozenset({number})}
         is_told = len(self._owners) == len(self._draw.arms)

@@ -87,12 +87,12 @@ def edges(graph: fx.Graph) -> Iterator[Mixture]:
 
 
 def is_draw(node: Any) -> bool:
-    """Tell whether a value is taken of the arms of a choice; some choices only tell what runs."""
+    """Return whether a value is taken of the arms of a choice; some choices only tell what runs."""
     return isinstance(node, fx.Node) and node.target is choices.select and "type" in node.meta
 
 
 def is_edge_end(node: Any) -> bool:
-    """Tell whether a value is a sum of candidates, or one of them that was drawn."""
+    """Return whether a value is a sum of candidates, or one of them that was drawn."""
     return is_mixed_sum(node) or is_draw(node)
 
 
@@ -111,7 +111,7 @@ def sum_of(select: fx.Node) -> fx.Node:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number, or a tensor of one element: a weight, no image."""
+    """Return whether a value is a number, or a tensor of one element: a weight, no image."""
     if not isinstance(value, fx.Node):
         return isinstance(value, int | float)
     kind = value.meta.get("type")

@@ -210,7 +210,7 @@ def _options(gm: fx.GraphModule, node: fx.Node) -> tuple[str, ...]:
 
 
 def _is_shared(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether a node calls, in one arm of a choice, a module that took the place of others."""
+    """Return whether a node calls, in one arm of a choice, a module that took the place of others."""
     return node.op == "call_module" and home(node) is not None and node.target in sharing_of(gm).ties.values()
 
 

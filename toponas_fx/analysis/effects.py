@@ -42,7 +42,7 @@ _SCALABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)  # by
 
 
 def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether running a node any number of times, or never, differs only in its own value.
+    """Return whether running a node any number of times, or never, differs only in its own value.
 
     Unknown callables, random draws, in-place writes and norms that update running statistics are not pure.
     """
@@ -63,7 +63,7 @@ def is_pure(gm: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def is_random(gm: nn.Module, node: fx.Node) -> bool:
-    """Tell whether a node draws from a random generator."""
+    """Return whether a node draws from a random generator."""
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
         return isinstance(module, _RANDOM_MODULES) or (isinstance(module, _DROPOUTS) and module.training)
@@ -87,7 +87,7 @@ def is_pure_module(module: nn.Module) -> bool:
 
 @known_facts.of_module
 def is_counting_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a BatchNorm in training mode whose only effect is on running statistics of its own."""
+    """Return whether a module is a BatchNorm in training mode whose only effect is on running statistics of its own."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm) or is_hooked(module):
         return False
     if any(statistic is None for statistic in module._buffers.values()):
@@ -97,7 +97,7 @@ def is_counting_norm(module: nn.Module) -> bool:
 
 @known_facts.of_module
 def is_hooked(module: nn.Module) -> bool:
-    """Tell whether a module carries hooks: each of its calls does what only the user knows."""
+    """Return whether a module carries hooks: each of its calls does what only the user knows."""
     own = object.__getattribute__(module, "__dict__")  # a capture watches plain reads
     return any(own[name] for name in _HOOKS) if _HOOKS[0] in own else any(hook_tables([module]))
 
@@ -115,18 +115,18 @@ def hook_tables(modules: Iterable[nn.Module]) -> Iterator[dict[int, Any]]:
 
 
 def is_counting_function(node: fx.Node) -> bool:
-    """Tell whether a node calls a functional norm that may update running statistics, given after the input."""
+    """Return whether a node calls a functional norm that may update running statistics, given after the input."""
     name = getattr(node.target, "__name__", "")
     return node.op == "call_function" and name in _COUNTING and not _counts_nothing(node)
 
 
 def is_guard(node: fx.Node) -> bool:
-    """Tell whether a node may end a run: it reads from data what the recorded runs read otherwise."""
+    """Return whether a node may end a run: it reads from data what the recorded runs read otherwise."""
     return node.target is ops.guard or (node.target is choices.select and arms.may_fail(node))
 
 
 def guards_lead(graph: fx.Graph) -> bool:
-    """Tell whether a run that fails a guard has written nothing by then but what it made, and drawn numbers."""
+    """Return whether a run that fails a guard has written nothing by then but what it made, and drawn numbers."""
     guards = [node for node in graph.nodes if is_guard(node)]
     held: set[Any] = set()
     for node in graph.nodes:
@@ -142,7 +142,7 @@ def guards_lead(graph: fx.Graph) -> bool:
 
 
 def _counts_nothing(node: fx.Node) -> bool:
-    """Tell whether a functional norm updates no running statistics; torch counts no version for those."""
+    """Return whether a functional norm updates no running statistics; torch counts no version for those."""
     given = {**dict(zip(("input", "running_mean", "running_var"), node.args, strict=False)), **node.kwargs}
     is_plain = node.target in (functional.batch_norm, functional.instance_norm)
     return is_plain and given.get("running_mean") is None and given.get("running_var") is None
@@ -157,7 +157,7 @@ def _is_known(function: Any) -> bool:
 
 
 def is_scalable_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether a node calls a norm with affine weights that a number can be multiplied into."""
+    """Return whether a node calls a norm with affine weights that a number can be multiplied into."""
     if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return False
     module = gm.get_submodule(str(node.target))

@@ -44,7 +44,7 @@ def why_not(gm: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def _is_fragile_view(node: fx.Node) -> bool:
-    """Tell whether a view could fail on channels-last images: it may split channels, not merge what lies apart."""
+    """Return whether a view could fail on channels-last images: it may split channels, not merge what lies apart."""
     if node.target not in ("view", "view_as"):
         return False
     viewed: Any = node.args[0]

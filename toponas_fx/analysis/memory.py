@@ -42,11 +42,11 @@ class Memory:
         return found
 
     def is_written(self, node: fx.Node) -> bool:
-        """Tell whether some node writes where a node's value lies."""
+        """Return whether some node writes where a node's value lies."""
         return any(number in self.touching for number in self.places[node])
 
     def is_steady(self, node: fx.Node) -> bool:
-        """Tell whether no node besides itself writes what a node touches, and none touches what it writes."""
+        """Return whether no node besides itself writes what a node touches, and none touches what it writes."""
         return all(self.touching[number] == [node] for number in self.touched[node])
 
     def passed(self, node: fx.Node, place: fx.Node) -> frozenset[int]:
@@ -196,6 +196,6 @@ def _read_outside(memory: Memory, node: fx.Node, inside: set[fx.Node]) -> Iterat
 
 
 def _outlives_run(node: fx.Node) -> bool:
-    """Tell whether a node reads memory of the model's or the caller's, a list's item too."""
+    """Return whether a node reads memory of the model's or the caller's, a list's item too."""
     is_item = node.target in (operator.getitem, getattr) and not any("type" in n.meta for n in node.all_input_nodes)
     return node.op in ("placeholder", "get_attr") or is_item

@@ -42,12 +42,12 @@ class Mixture:
 
 
 def is_mixed_sum(node: Any) -> bool:
-    """Tell whether a value is a ``mixed_sum`` node."""
+    """Return whether a value is a ``mixed_sum`` node."""
     return isinstance(node, fx.Node) and node.target is ops.mixed_sum
 
 
 def is_negated(weight: fx.Node) -> bool:
-    """Tell whether a weight is the product of a tensor and a negative number: its term is subtracted."""
+    """Return whether a weight is the product of a tensor and a negative number: its term is subtracted."""
     number = weight.args[1] if weight.target is operator.mul else None
     return isinstance(number, int | float) and number < 0
 

@@ -45,12 +45,12 @@ class ModuleCalls:
         return self.gm.get_submodule(str(call.target))
 
     def owns_tensors(self, call: fx.Node) -> bool:
-        """Tell whether a call's module has parameters or buffers: others are no module to share."""
+        """Return whether a call's module has parameters or buffers: others are no module to share."""
         module = self.module(call)
         return bool([*module.parameters(), *module.buffers()])
 
     def is_norm(self, node: Any) -> bool:
-        """Tell whether a node calls a norm with one argument."""
+        """Return whether a node calls a norm with one argument."""
         return _is_plain_call(node) and is_norm(self.module(node))
 
     def likeness(self, node: Any) -> Any:

@@ -13,7 +13,7 @@ def place_of(node: fx.Node) -> str:
 
 
 def is_under(path: str, root: str) -> bool:
-    """Tell whether a path is that of a module or of a part of it; all are parts of the empty one."""
+    """Return whether a path is that of a module or of a part of it; all are parts of the empty one."""
     return not root or path == root or path.startswith(root + ".")
 
 

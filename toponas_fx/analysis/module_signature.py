@@ -37,5 +37,5 @@ def _comparable(value: Any) -> Any:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is one of torch's normalization layers."""
+    """Return whether a module is one of torch's normalization layers."""
     return isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm)

@@ -18,7 +18,7 @@ from toponas_fx.ir.decisions import NormalizedKernel, sharing_of
 
 
 def is_normalized(product: fx.Node) -> bool:
-    """Tell whether a product is that of a kernel and its own scale, as *normalize-kernels* writes it."""
+    """Return whether a product is that of a kernel and its own scale, as *normalize-kernels* writes it."""
     kernel, scale = product.args[:2]
     return isinstance(scale, fx.Node) and scale.target is ops.kernel_scale and scale.args[0] is kernel
 
@@ -43,7 +43,7 @@ def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def feeds_channel_norm_at_once(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether nothing but mixtures lies between a kernel and norms that normalize each channel by itself."""
+    """Return whether nothing but mixtures lies between a kernel and norms that normalize each channel by itself."""
     for user in node.users:
         if is_mixed_sum(user):
             if not feeds_channel_norm_at_once(gm, user):

@@ -35,7 +35,7 @@ def why_not_a_part(gm: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def _is_alias(reader: fx.Node, memory: int | None) -> bool:
-    """Tell whether a reader of some memory may return the same memory."""
+    """Return whether a reader of some memory may return the same memory."""
     if is_mixed_sum(reader) and len(reader.args[0]) == 1:  # type: ignore[arg-type]
         return True
     return facts(reader.target).may_pass_on or (memory is not None and reader.meta.get("storage") == memory)

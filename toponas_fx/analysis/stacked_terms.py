@@ -74,12 +74,12 @@ def _split(view: fx.Node) -> Stacked | None:
 
 
 def is_axis(axis: Any, found: Stacked, node: fx.Node) -> bool:
-    """Tell whether a number, negative ones too, is the axis that ``node`` is stacked along."""
+    """Return whether a number, negative ones too, is the axis that ``node`` is stacked along."""
     return type(axis) is int and axis % max(1, len(shape_of(node))) == found.axis
 
 
 def _is_along(factor: fx.Node, found: Stacked, rank: int) -> bool:
-    """Tell whether a factor has one number for each term, the same for all else, whatever the batch size."""
+    """Return whether a factor has one number for each term, the same for all else, whatever the batch size."""
     own = shape_of(unexpanded(factor))
     sizes = (1,) * (rank - len(own)) + own
     if len(sizes) != rank or not sizes[found.axis] == len(found.terms) == math.prod(sizes):

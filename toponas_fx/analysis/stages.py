@@ -24,7 +24,7 @@ def norms_of(calls: ModuleCalls, mixture: Mixture, term: Any) -> list[fx.Node]:
 
 
 def _is_chain(norms: list[fx.Node], own: list[fx.Node]) -> bool:
-    """Tell whether each norm needs the one before it."""
+    """Return whether each norm needs the one before it."""
     last_norm: dict[fx.Node, fx.Node | None] = {}
     chain: list[fx.Node] = []
     for node in own:

@@ -131,7 +131,7 @@ class _Flow:
         return value
 
     def serves_only(self, node: Any, end: Any) -> bool:
-        """Tell whether all that is computed from a node goes into ``end``, which then post-dominates it."""
+        """Return whether all that is computed from a node goes into ``end``, which then post-dominates it."""
         while self.order[node] < self.order[end]:
             node = self.below[node]
         return bool(node == end)

@@ -81,13 +81,13 @@ def _key(node: fx.Node, largest: int) -> tuple[Any, ...] | None:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    """Tell whether a product is that of a kernel and its own scale, which nothing else reads."""
+    """Return whether a product is that of a kernel and its own scale, which nothing else reads."""
     args: Any = node.args
     return is_normalized(node) and list(args[1].users) == [node] and _type_of(args[0]) is not None
 
 
 def _is_read_by_items(node: fx.Node) -> bool:
-    """Tell whether shares are read one by one only: as a batch they are no tensor."""
+    """Return whether shares are read one by one only: as a batch they are no tensor."""
     vectors = [node] if node.target is ops.group_shares else [user for user in node.users if user.args[1] == 1]
     users = [*node.users, *(user for vector in vectors for user in vector.users)]
     return all(user.target is operator.getitem and isinstance(user.args[1], int) for user in users)

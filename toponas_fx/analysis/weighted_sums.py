@@ -95,7 +95,7 @@ class _Reader:
 
 
 def is_addition(node: fx.Node) -> bool:
-    """Tell whether a node adds or subtracts two values of known type, by a number times the second at most."""
+    """Return whether a node adds or subtracts two values of known type, by a number times the second at most."""
     if len(node.args) != 2 or "type" not in node.meta or not isinstance(_sign(node), int | float):
         return False
     return node.target in _ADDITIONS and set(node.kwargs) <= {"alpha"}
@@ -132,7 +132,7 @@ def _scaled(node: fx.Node) -> tuple[Any, fx.Node | float] | None:
 
 
 def _is_scalar(node: Any) -> bool:
-    """Tell whether a node is one number that multiplies every element alike, whatever the batch size."""
+    """Return whether a node is one number that multiplies every element alike, whatever the batch size."""
     known = node.meta.get("type") if isinstance(node, fx.Node) else None
     if known is None or math.prod(known.shape) != 1 or not known.dtype.is_floating_point:
         return False

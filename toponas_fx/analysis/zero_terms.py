@@ -12,7 +12,7 @@ from toponas_fx.analysis.memory import Memory
 
 
 def is_zero(term: Any, memory: Memory) -> bool:
-    """Tell whether a term is zero whatever its inputs; memory that is written in place tells nothing."""
+    """Return whether a term is zero whatever its inputs; memory that is written in place tells nothing."""
     if not isinstance(term, fx.Node) or memory.is_written(term):
         return False
     if term.target is operator.mul:

@@ -41,7 +41,7 @@ class AttributeWrites:
         self._before: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        """Tell whether the run wrote a module's attribute, by path and name."""
+        """Return whether the run wrote a module's attribute, by path and name."""
         return key in self._before
 
     @property
@@ -101,7 +101,7 @@ class AttributeWrites:
 
 
 def may_be_written(module: nn.Module, name: str, value: Any) -> bool:
-    """Tell whether a write sets a plain attribute of a module: no parameter or child, nothing that torch's own read."""
+    """Return whether a write sets a plain attribute of a module: no parameter or child, nothing that torch's read."""
     own = object.__getattribute__(module, "__dict__")
     if is_leaf(module) and name in names_read(type(module)):  # type: ignore[arg-type]
         return False

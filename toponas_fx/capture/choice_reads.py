@@ -87,7 +87,7 @@ class ChoiceReads:
         return self.handed[key][0]
 
     def is_handed(self, value: Any) -> bool:
-        """Tell whether forward was handed a value that stands for one of the model's."""
+        """Return whether forward was handed a value that stands for one of the model's."""
         return any(value is other for _, made, *_ in self.handed.values() for other in made)
 
     def changed_kept(self, tree: TreeIndex) -> str | None:

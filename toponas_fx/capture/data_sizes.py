@@ -15,7 +15,7 @@ _SIZED_BY_DATA = frozenset("nonzero argwhere masked_select unique unique_consecu
 
 
 def has_size_of_data(target: Any, args: Any) -> bool:
-    """Tell whether the size of a call's result depends on the values of its arguments."""
+    """Return whether the size of a call's result depends on the values of its arguments."""
     name = target if isinstance(target, str) else name_of(target)
     if name == "getitem":
         return any(isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in leaves_of(args[1:]))

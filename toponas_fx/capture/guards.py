@@ -261,13 +261,13 @@ class StateGuards:
 
 
 def _is_itself(value: Any) -> bool:
-    """Tell whether nothing but its identity counts of a value: of a function without defaults, or of a class."""
+    """Return whether nothing but its identity counts of a value: of a function without defaults, or of a class."""
     is_plain = type(value) is FunctionType and value.__defaults__ is None and value.__kwdefaults__ is None
     return is_plain or issubclass(type(value), type)
 
 
 def _is_code(frozen: Any) -> bool:
-    """Tell whether a picture is that of a function, a class or a module."""
+    """Return whether a picture is that of a function, a class or a module."""
     return isinstance(frozen, Kind | Same) or (type(frozen) is tuple and frozen[:1] == ("function or class",))
 
 

@@ -123,7 +123,7 @@ def inputs_of(model: nn.Module, example_inputs: Any, example_kwargs: Any) -> Inp
 
 
 def is_given(example_inputs: Any, example_kwargs: Any) -> bool:
-    """Tell whether the user gave inputs, so that none need be guessed."""
+    """Return whether the user gave inputs, so that none need be guessed."""
     return example_inputs is not None or bool(example_kwargs)
 
 
@@ -141,7 +141,7 @@ def _is_shape(given: Any) -> bool:
 
 
 def _may_be_named(forward: Callable[..., Any], given: dict[Any, Any]) -> bool:
-    """Tell whether the keys of a dict are names of forward's arguments."""
+    """Return whether the keys of a dict are names of forward's arguments."""
     try:
         inspect.signature(forward).bind_partial(**given)
     except TypeError:

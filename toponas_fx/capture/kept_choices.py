@@ -96,7 +96,7 @@ def _is_container(picture: Any) -> bool:
 
 
 def _is_object(kind: type) -> bool:
-    """Tell whether the objects of a class of the user's are made of what is in their tables alone."""
+    """Return whether the objects of a class of the user's are made of what is in their tables alone."""
     own = [owner for owner in kind.__mro__ if owner is not object]
     return not any(is_library(owner.__module__) or "__slots__" in vars(owner) for owner in own)
 

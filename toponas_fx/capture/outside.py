@@ -127,7 +127,7 @@ def why_impure(value: Any, names: tuple[str, ...]) -> str | None:
 
 
 def is_iterator(value: Any) -> bool:
-    """Tell whether a value is an iterator of Python's own: what it holds cannot be looked at. Files are written to."""
+    """Return whether a value is an iterator of Python's: what it holds cannot be looked at. Files are written to."""
     kind = type(value)
     if not (hasattr(kind, "__next__") and hasattr(kind, "__iter__")) or not is_library(kind.__module__):
         return False
@@ -135,7 +135,7 @@ def is_iterator(value: Any) -> bool:
 
 
 def is_generator(value: Any) -> bool:
-    """Tell whether a value generates random numbers and shows its state."""
+    """Return whether a value generates random numbers and shows its state."""
     if isinstance(value, random.Random):
         return not isinstance(value, random.SystemRandom)
     return type(value).__module__.startswith("numpy.random") and not isinstance(value, type)
@@ -161,7 +161,7 @@ def held_by(value: Any) -> Iterator[Any]:
 
 
 def is_memory(value: Any) -> bool:
-    """Tell whether a value is one of those that ``held_by`` looks into."""
+    """Return whether a value is one of those that ``held_by`` looks into."""
     return isinstance(value, weakref.ref | functools._lru_cache_wrapper)
 
 
@@ -174,10 +174,10 @@ def imported(code: CodeType) -> Iterator[tuple[ModuleType, str]]:
 
 
 def is_environment(value: Any) -> bool:
-    """Tell whether a value is what reads environment variables."""
+    """Return whether a value is what reads environment variables."""
     return value is os.environ or value is os.getenv
 
 
 def is_users_function(value: Any) -> bool:
-    """Tell whether a value is a function written in Python, by the user."""
+    """Return whether a value is a function written in Python, by the user."""
     return isinstance(value, FunctionType) and not is_library(value.__module__ or "")

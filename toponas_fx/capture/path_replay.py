@@ -55,7 +55,7 @@ def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 
 
 def is_same_run(graph: fx.Graph, other: fx.Graph) -> bool:
-    """Tell whether two recorded runs compute the same, whatever they saw of choices."""
+    """Return whether two recorded runs compute the same, whatever they saw of choices."""
     found: dict[fx.Node, fx.Node] = {}
     for node, own in zip_longest(_computing(graph), _computing(other)):
         if node is None or own is None or not is_same_call(node, own):
@@ -100,5 +100,5 @@ def _follow(node: fx.Node, own: fx.Node | None, found: dict[fx.Node, fx.Node], t
 
 
 def _is_guard(node: fx.Node, own: fx.Node) -> bool:
-    """Tell whether a run decides what a graph holds it to."""
+    """Return whether a run decides what a graph holds it to."""
     return node.target is ops.guard and is_decision(own) and repr(node.args[1:]) == repr(own.args[1:])

@@ -58,7 +58,7 @@ class Merged:
 
 
 def is_decision(node: fx.Node) -> bool:
-    """Tell whether a node of a recorded run marks that it goes one of several ways."""
+    """Return whether a node of a recorded run marks that it goes one of several ways."""
     return node.target is choices.decide
 
 
@@ -108,7 +108,7 @@ class Run:
         return tuple(decision.args[1] for decision in read)
 
     def outlives(self, node: fx.Node, last: int) -> bool:
-        """Tell whether a node is read after a section."""
+        """Return whether a node is read after a section."""
         return any(self._section[user] > last for user in node.users)
 
 
@@ -125,12 +125,12 @@ def inputs_of(node: fx.Node) -> list[fx.Node]:
 
 
 def is_same_call(node: fx.Node, other: fx.Node) -> bool:
-    """Tell whether two nodes are the same but for the nodes that they read."""
+    """Return whether two nodes are the same but for the nodes that they read."""
     return is_same_but_sizes(node, other) and node.meta.get("type") == other.meta.get("type")
 
 
 def is_same_but_sizes(node: fx.Node, other: fx.Node) -> bool:
-    """Tell whether nodes of two runs are the same but for the nodes that they read, and for sizes of tensors."""
+    """Return whether nodes of two runs are the same but for the nodes that they read, and for sizes of tensors."""
     if node.op != other.op or not (node.target is other.target or node.target == other.target):
         return False
     if node.meta.get("grad") != other.meta.get("grad") or _writes(node) != _writes(other):
@@ -156,6 +156,6 @@ _ANY: Any = _Any()
 
 
 def is_same_type(values: Sequence[fx.Node]) -> bool:
-    """Tell whether some nodes give tensors of one type, known to be so."""
+    """Return whether some nodes give tensors of one type, known to be so."""
     kinds = [value.meta.get("type") for value in values]
     return kinds[0] is not None and all(kind == kinds[0] for kind in kinds)

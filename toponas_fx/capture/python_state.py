@@ -159,7 +159,7 @@ class CodeWatcher:
             self._note_closure(code, where)
 
     def _is_state(self, value: Any) -> bool:
-        """Tell whether a value is the user's and was there before the run."""
+        """Return whether a value is the user's and was there before the run."""
         return is_users(value) and id(value) not in self._made and not self._recorder.is_handed(value)
 
     def _note_global(self, path: tuple[str, ...], value: Any, code: CodeType, where: str, depth: int) -> None:
@@ -252,7 +252,7 @@ def _static(value: Any, name: str) -> Any:
 
 
 def _is_at(value: Any, path: tuple[str, ...]) -> bool:
-    """Tell whether a value is a function of the user's that lies where it is reached; methods are made when read."""
+    """Return whether a value is a function of the user's that lies where it is reached; methods are made when read."""
     return is_users_function(value) and follow(path) is value
 
 
@@ -263,7 +263,7 @@ def _held_names(function: Any, code: CodeType) -> list[str]:
 
 
 def _is_import(frame: FrameType) -> bool:
-    """Tell whether a function runs for an import: what finds a module, or makes it, is not what forward computes."""
+    """Return whether a function runs for an import: what finds a module, or makes it, is not what forward computes."""
     outer = frame.f_back
     while outer is not None and outer.f_globals.get("__name__") != "toponas_fx.capture":
         if outer.f_globals.get("__name__") == "importlib._bootstrap":
@@ -273,7 +273,7 @@ def _is_import(frame: FrameType) -> bool:
 
 
 def _is_nested(frame: FrameType) -> bool:
-    """Tell whether a function was made by one that runs in the recorded run: its variables are the run's own."""
+    """Return whether a function was made by one that runs in the recorded run: its variables are the run's own."""
     outer = frame.f_back
     while outer is not None and outer.f_globals.get("__name__") != "toponas_fx.capture":
         if frame.f_code in outer.f_code.co_consts:

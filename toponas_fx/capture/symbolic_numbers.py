@@ -189,7 +189,7 @@ _METHODS = (frozenset(dir(float)) - frozenset(dir(object))) | frozenset(_ASKING.
 
 
 def may_hide(code: CodeType, reached: Iterator[tuple[tuple[str, ...], Any]]) -> bool:
-    """Tell whether something in code may look at a number unseen: C's functions read its value at once.
+    """Return whether something in code may look at a number unseen: C's functions read its value at once.
 
     Args:
         code: of the user's, that ran.
@@ -202,7 +202,7 @@ def may_hide(code: CodeType, reached: Iterator[tuple[tuple[str, ...], Any]]) -> 
 
 
 def looks_inside(value: Any) -> bool:
-    """Tell whether a value that forward reaches may take the value of a number, unseen: what is not known to be open.
+    """Return whether a value that forward reaches may take the value of a number, unseen: what is not known to be open.
 
     Known are code of the user's, which is looked at itself, torch, plain values and containers, and what asks openly.
     """

@@ -81,7 +81,7 @@ def forbidden(name: str, args: tuple[Any, ...]) -> str | None:
 
 
 def is_property(func: Any) -> bool:
-    """Tell whether a torch function is the getter of a tensor property."""
+    """Return whether a torch function is the getter of a tensor property."""
     return getattr(func, "__name__", "") == "__get__"
 
 

@@ -177,7 +177,7 @@ class ValueTable:
 
 
 def _is_left_out(tensor: Tensor, node: fx.Node) -> bool:
-    """Tell whether a call made a tensor with gradients off, and they are on where it is used now."""
+    """Return whether a call made a tensor with gradients off, and they are on where it is used now."""
     is_made = node.op.startswith("call_") and not node.meta["grad"] and torch.is_grad_enabled()
     return is_made and not tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex())
 

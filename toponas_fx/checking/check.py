@@ -288,7 +288,7 @@ class _Session:
 
 
 def _shares(fast: Any) -> bool:
-    """Tell whether anything was decided that changes the function between one-hot weights."""
+    """Return whether anything was decided that changes the function between one-hot weights."""
     return bool(fast._toponas.sharing.ties or fast._toponas.sharing.kernels)
 
 

@@ -46,7 +46,7 @@ class MixtureState:
         reached: the candidates that were alone at some vertex.
         reason: why it cannot be put at a vertex, as far as that is known beforehand.
         group: the number of the set of numbers that its weights depend on; alike mixtures are moved together.
-        pulls: for each candidate, the derivative of its share by each tensor.
+        derivatives: for each candidate, the derivative of its share by each tensor.
     """
 
     name: str
@@ -55,7 +55,7 @@ class MixtureState:
     reached: set[int] = field(default_factory=set)
     reason: str = ""
     group: int = -1
-    pulls: list[dict[int, Tensor]] = field(default_factory=list)
+    derivatives: list[dict[int, Tensor]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -134,15 +134,15 @@ class Vertices:
         """
         counts: dict[tuple[int, int], bool] = {}
         for state in self.states:
-            state.pulls = [{} for _ in state.candidates]
+            state.derivatives = [{} for _ in state.candidates]
         for seed in range(PROBES):
             twins = self._twins(seed)
             with self._untouched():
                 reader = self._weights(twins, seed)
             for number, state in enumerate(self.states):
                 own = [reader.env.get(weight, weight) for weight in state.candidates]
-                for place, pull in enumerate(state.pulls):
-                    _merge(pull, _pull(own, place, reader.read))
+                for place, derivative in enumerate(state.derivatives):
+                    _merge(derivative, _derivative(own, place, reader.read))
                     counts[number, place] = counts.get((number, place), False) or counts_at_all(own[place])
                 if not reader.fed.isdisjoint(state.candidates):
                     state.reason = "a module computes its weights from the input"
@@ -151,21 +151,23 @@ class Vertices:
         self.states = [state for state in self.states if state.size > 1]
         ways: dict[Any, int] = {}
         for state in self.states:
-            state.group = ways.setdefault(_way(state.pulls), len(ways))
+            state.group = ways.setdefault(_way(state.derivatives), len(ways))
 
     def _choose_leaves(self, state: MixtureState, counts: list[bool]) -> None:
         """Keep, of the tensors that move a mixture's weights, those that are its architecture weights.
 
         Candidates that these do not move and that never count are none: a mask leaves them out for good.
         """
-        moved = {key for pull in state.pulls for key in pull}
+        moved = {key for derivative in state.derivatives for key in derivative}
         is_trained = {key for key in moved if self._tensors[key].requires_grad}
         is_row = {key for key in is_trained or moved if self._tensors[key].numel() > 1}  # no temperature
         kept = is_row or is_trained or moved
-        state.pulls = [{key: g for key, g in pull.items() if key in kept} for pull in state.pulls]
-        alive = [place for place, pull in enumerate(state.pulls) if pull or counts[place]]
+        state.derivatives = [
+            {key: g for key, g in derivative.items() if key in kept} for derivative in state.derivatives
+        ]
+        alive = [place for place, derivative in enumerate(state.derivatives) if derivative or counts[place]]
         state.candidates = tuple(state.candidates[place] for place in alive)
-        state.pulls = [state.pulls[place] for place in alive]
+        state.derivatives = [state.derivatives[place] for place in alive]
         if not moved:
             state.reason = state.reason or "its weights depend on no tensor of the model that can be set"
         if not state.reason:
@@ -220,13 +222,13 @@ class Vertices:
 
     def _try(self, code: int, chosen: dict[int, int], saved: list[tuple[Tensor, Tensor]]) -> dict[int, int | None]:
         _write(saved)
-        pulls: dict[int, Tensor] = {}
+        derivatives: dict[int, Tensor] = {}
         for state in self.states:
-            for key, gradient in (state.pulls[chosen[id(state)]] if id(state) in chosen else {}).items():
-                pulls[key] = pulls[key] + gradient if key in pulls else gradient
-        for key, pull in pulls.items():
+            for key, gradient in (state.derivatives[chosen[id(state)]] if id(state) in chosen else {}).items():
+                derivatives[key] = derivatives[key] + gradient if key in derivatives else gradient
+        for key, derivative in derivatives.items():
             tensor, (high, low) = self.leaves[key], CODES[code]
-            value = torch.where(pull > 0, high, torch.where(pull < 0, low, tensor.detach().to(pull)))
+            value = torch.where(derivative > 0, high, torch.where(derivative < 0, low, tensor.detach().to(derivative)))
             tensor.data.copy_(value)
         alone: dict[int, int | None] = {}
         with self._untouched():
@@ -238,7 +240,7 @@ class Vertices:
         return alone
 
 
-def _pull(weights: list[Any], place: int, twins: dict[int, Tensor]) -> dict[int, Tensor]:
+def _derivative(weights: list[Any], place: int, twins: dict[int, Tensor]) -> dict[int, Tensor]:
     """Return the derivative of one candidate's share of a mixture, where it is not zero."""
     sizes = [_magnitude(w) for w in weights]
     total: Any = sum(sizes)
@@ -247,10 +249,18 @@ def _pull(weights: list[Any], place: int, twins: dict[int, Tensor]) -> dict[int,
         return {}
     keys = list(twins)
     found = torch.autograd.grad(share, [twins[key] for key in keys], retain_graph=True, allow_unused=True)
-    pulls = {key: gradient.double() for key, gradient in zip(keys, found, strict=True) if gradient is not None}
-    largest = max((float(pull.abs().max()) for pull in pulls.values() if pull.numel()), default=0.0)
-    clean = {key: torch.where(pull.abs() > _TINY * largest, pull, 0.0) for key, pull in pulls.items()}
-    return {key: pull for key, pull in clean.items() if bool((pull != 0).any())} if largest > _TINY else {}
+    derivatives = {key: gradient.double() for key, gradient in zip(keys, found, strict=True) if gradient is not None}
+    largest = max(
+        (float(derivative.abs().max()) for derivative in derivatives.values() if derivative.numel()), default=0.0
+    )
+    clean = {
+        key: torch.where(derivative.abs() > _TINY * largest, derivative, 0.0) for key, derivative in derivatives.items()
+    }
+    return (
+        {key: derivative for key, derivative in clean.items() if bool((derivative != 0).any())}
+        if largest > _TINY
+        else {}
+    )
 
 
 def _magnitude(weight: Any) -> Tensor:
@@ -259,10 +269,12 @@ def _magnitude(weight: Any) -> Tensor:
     return torch.where(value < 0, -value, value).mean()
 
 
-def _merge(pull: dict[int, Tensor], other: dict[int, Tensor]) -> None:
+def _merge(derivative: dict[int, Tensor], other: dict[int, Tensor]) -> None:
     """Add what another probe tells of numbers of which nothing was known."""
     for key, gradient in other.items():
-        pull[key] = torch.where(pull[key] == 0, gradient, pull[key]) if key in pull else gradient
+        derivative[key] = (
+            torch.where(derivative[key] == 0, gradient, derivative[key]) if key in derivative else gradient
+        )
 
 
 def _alone(weights: list[Any]) -> int | None:
@@ -271,11 +283,11 @@ def _alone(weights: list[Any]) -> int | None:
     return None if len(counting) > 1 else counting[0] if counting else -1
 
 
-def _way(pulls: list[dict[int, Tensor]]) -> Any:
+def _way(derivatives: list[dict[int, Tensor]]) -> Any:
     """Return which numbers move a mixture's weights."""
     masks: dict[int, Tensor] = {}
-    for pull in pulls:
-        for key, gradient in pull.items():
+    for derivative in derivatives:
+        for key, gradient in derivative.items():
             masks[key] = masks[key] | (gradient != 0) if key in masks else gradient != 0
     return tuple((key, tuple(masks[key].reshape(-1).nonzero().view(-1).tolist())) for key in sorted(masks))
 

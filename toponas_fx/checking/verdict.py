@@ -38,7 +38,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the error is within the tolerance."""
+        """Return whether the error is within the tolerance."""
         return not self.message and self.error <= self.tolerance
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class VertexCoverage:
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether every architecture's candidates were seen, or none had to be."""
+        """Return whether every architecture's candidates were seen, or none had to be."""
         return not self.matters or (self.complete == self.mixtures > 0 and not self.missed)
 
     def __str__(self) -> str:
@@ -117,7 +117,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Tell whether something was compared and nothing was wrong."""
+        """Return whether something was compared and nothing was wrong."""
         return bool(self.checks) and not self.failures
 
     @property

@@ -92,5 +92,5 @@ def needed_for(graph: fx.Graph, wanted: set[fx.Node]) -> list[fx.Node]:
 
 
 def counts_at_all(weight: Any) -> bool:
-    """Tell whether a weight, a number or a tensor, is not zero."""
+    """Return whether a weight, a number or a tensor, is not zero."""
     return bool((torch.as_tensor(weight) != 0).any())

@@ -121,7 +121,7 @@ def forward_errors_told(subject: Subject) -> Iterator[None]:
 
 
 def is_terminal() -> bool:
-    """Tell whether a person reads what is printed."""
+    """Return whether a person reads what is printed."""
     return sys.stdout.isatty()
 
 

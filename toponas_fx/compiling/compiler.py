@@ -55,7 +55,7 @@ MAX_PROGRAMS = 16
 
 
 def affords(state: State, call: Call) -> bool:
-    """Tell whether a kind of call may cost one more capture; as programs run, it may again."""
+    """Return whether a kind of call may cost one more capture; as programs run, it may again."""
     if state.audits.reason is not None:
         refuse(state, call, state.audits.reason, None, is_loss=False)
         return False
@@ -153,7 +153,7 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
 
 
 def _may_choose(state: State, call: Call) -> bool:
-    """Tell whether the integers that forward is given seem to be choices: they are others than before."""
+    """Return whether the integers that forward is given seem to be choices: they are others than before."""
     if not call.integers:
         return False
     met = state.chosen.setdefault(call.open.fixed, call.integers)

@@ -34,7 +34,7 @@ from toponas_fx.runtime.state import State
 
 
 def shares_drawn(passes: Passes) -> bool:
-    """Tell whether candidates of edges that draw one share modules, as ``simplify(share_sampled=True)`` asks."""
+    """Return whether candidates of edges that draw one share modules, as ``simplify(share_sampled=True)`` asks."""
     return any(isinstance(pass_, ShareDrawn) for pass_ in flatten(passes))
 
 
@@ -49,12 +49,12 @@ def for_sampled(passes: Passes, sharing: Sharing) -> Passes:
 
 
 def may_decide(sharing: Sharing, call: Call) -> bool:
-    """Tell whether a capture for a call decides what is shared, should it find mixtures."""
+    """Return whether a capture for a call decides what is shared, should it find mixtures."""
     return not sharing.is_decided and bool(call.fixed[2])
 
 
 def may_report(state: State, call: Call) -> bool:
-    """Tell whether a capture of all paths is what the report should be on: none was, and it has no edge of its own."""
+    """Return whether a capture of all paths is what the report should be on: none was, and it has no edge."""
     edges = () if state.report is None else state.report.mixtures
     is_told = any(edge.drawn or len(edge.candidates) > 1 for edge in edges)
     return bool(call.fixed[2]) and state.report is not None and not is_told

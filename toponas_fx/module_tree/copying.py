@@ -85,7 +85,7 @@ def _with_attributes(twin: nn.Module, attributes: dict[str, Any]) -> dict[str, A
 
 @functools.lru_cache(maxsize=4096)
 def _is_set_by_class(kind: type, name: str) -> bool:
-    """Tell whether a class says what it is to set an attribute: a property, a slot."""
+    """Return whether a class says what it is to set an attribute: a property, a slot."""
     found = inspect.getattr_static(kind, name, None)
     return hasattr(type(found), "__set__") or hasattr(type(found), "__delete__")
 

@@ -86,7 +86,7 @@ class TreeIndex:
         return f"{self.paths[id(self.modules[owner])]}.{name}" if owner in self.modules else target
 
     def is_current(self) -> bool:
-        """Tell whether every module still has the same children, in the same order."""
+        """Return whether every module still has the same children, in the same order."""
         if any(self.childless) or self.parents != self.held:
             return False  # equal dicts may differ in order
         return gc.get_referents(*self.ordered) == self.children and list(chain.from_iterable(self.others)) == self.names
@@ -108,7 +108,7 @@ class TreeIndex:
 
 
 def _tells_order(table: dict[str, nn.Module | None]) -> bool:
-    """Tell whether the collector sees a table's children in order, each once: with equal entries it is the names', too.
+    """Return whether the collector sees a table's children in order, each once: with equal entries the names' too.
 
     It goes through all tables in one call; an iterator for each takes twice as long.
     """

@@ -170,7 +170,7 @@ def _inside(value: Any, depth: int = 5) -> Iterator[Any]:
 
 
 def _holds(container: Any, items: Any, kind: type | None = None) -> bool:
-    """Tell whether a container holds the very items that it did; attributes that a class keeps for itself may come."""
+    """Return whether a container holds the very items that it did; what a class keeps for itself may come."""
     if kind is not None and len(container) > len(items):
         container = {name: value for name, value in container.items() if name in items or not _is_kept(kind, name)}
     if len(container) != len(items):
@@ -182,12 +182,12 @@ def _holds(container: Any, items: Any, kind: type | None = None) -> bool:
 
 
 def _is_same_key(key: Any, other: Any) -> bool:
-    """Tell whether keys are one object, or names written alike: what pickle wrote comes back as other strings."""
+    """Return whether keys are one object, or names written alike: what pickle wrote comes back as other strings."""
     return key is other or (type(key) is type(other) is str and key == other)
 
 
 def _is_kept(kind: type, name: str) -> bool:
-    """Tell whether an attribute is what a ``cached_property`` leaves on first reading."""
+    """Return whether an attribute is what a ``cached_property`` leaves on first reading."""
     return any(isinstance(vars(owner).get(name), functools.cached_property) for owner in kind.__mro__)
 
 

@@ -27,7 +27,7 @@ _NOT_THERE = ("deleted",)
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Tell whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
+    """Return whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return True
@@ -53,7 +53,7 @@ class Options:
     read: Callable[[dict[str, Any]], Any]
 
     def hold(self, were: Sequence[Any]) -> bool:
-        """Tell whether all have the values that they had; of several no list is made: it would wake the collector."""
+        """Return whether all have the values that they had; of several no list is made: it would wake the collector."""
         try:
             if len(self.names) == 1:
                 return list(map(self.read, self.tables)) == were

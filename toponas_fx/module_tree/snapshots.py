@@ -111,7 +111,7 @@ def freeze(value: Any, paths: Mapping[int, str] = _NO_PATHS, depth: int = _DEPTH
 
 
 def agree(one: Any, other: Any) -> bool:
-    """Tell whether two pictures show the same: 1, 1.0 and True differ, and so do 0.0 and -0.0.
+    """Return whether two pictures show the same: 1, 1.0 and True differ, and so do 0.0 and -0.0.
 
     The other may be open in places: there, the one shows any value of the type.
     """
@@ -160,7 +160,7 @@ def _by_name(value: Any, paths: Mapping[int, str], depth: int) -> Any:
 
 
 def is_own_name(frozen: Any, name: str) -> bool:
-    """Tell whether a picture is that of a function or class which was found by the name that it was defined with."""
+    """Return whether a picture is that of a function or class which was found by the name that it was defined with."""
     if type(frozen) is not tuple or len(frozen) != 2 or frozen[0] != "function or class":
         return False
     return bool(frozen[1][1].split(".")[-1] == name)
@@ -193,7 +193,7 @@ def _parts(value: Any) -> Any:
 
 
 def _is_cached(kind: type, name: str) -> bool:
-    """Tell whether an attribute is a view that a networkx graph made of its other attributes when it was first read."""
+    """Return whether an attribute is a view that a networkx graph made of its others when it was first read."""
     makers = (vars(owner).get(name) for owner in kind.__mro__ if owner.__module__.startswith("networkx."))
     return any(isinstance(maker, functools.cached_property) for maker in makers)
 

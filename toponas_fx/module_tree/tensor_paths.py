@@ -37,7 +37,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def is_library(name: str | None) -> bool:
-    """Tell whether a Python module, by its name, belongs to a library whose state no supernet changes; C's has none."""
+    """Return whether a Python module, by name, belongs to a library whose state no supernet changes; C's has none."""
     return name is None or name.split(".")[0] in _LIBRARIES
 
 
@@ -46,7 +46,7 @@ _LIBRARIES |= {"torch", "torchvision", "numpy", "networkx", "toponas_fx"}
 
 
 def is_users(value: Any) -> bool:
-    """Tell whether a value is a class, a module or an object of the user's, or a record of settings."""
+    """Return whether a value is a class, a module or an object of the user's, or a record of settings."""
     if issubclass(type(value), Tensor | nn.Module | FunctionType):
         return False
     if isinstance(value, ModuleType):
@@ -78,7 +78,7 @@ def walk_value(value: Any, path: TensorPath, kind: Any = Tensor, depth: int = 5)
 
 
 def _can_be_spelt(key: Any) -> bool:
-    """Tell whether generated code can write a dict's key."""
+    """Return whether generated code can write a dict's key."""
     if isinstance(key, tuple):
         return type(key) is tuple and all(map(_can_be_spelt, key))
     return type(key) in (int, str, bool, float, type(None))

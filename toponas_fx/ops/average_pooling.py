@@ -82,7 +82,7 @@ def scaled_avg_pool2d(
 
 
 def _may_differ() -> bool:
-    """Tell whether own backward passes are followed: dynamo traces them, and has no faster pooling on CPUs."""
+    """Return whether own backward passes are followed: dynamo traces them, and has no faster pooling on CPUs."""
     return torch.compiler.is_compiling() or sees_plain_autograd()
 
 

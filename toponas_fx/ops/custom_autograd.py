@@ -25,7 +25,7 @@ SMALL = 16384
 
 
 def sees_plain_autograd() -> bool:
-    """Tell whether nothing but plain autograd follows the operations that run now."""
+    """Return whether nothing but plain autograd follows the operations that run now."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return forward_ad._current_level < 0

@@ -21,7 +21,7 @@ from toponas_fx.ops.registry import operation
 
 @operation(gives_data=False)
 def takes_over(images: Sequence[Tensor], kernel: Tensor | None) -> bool:
-    """Tell whether images are brought to channels-last layout: float32 on a CPU, all of them in the usual layout.
+    """Return whether images are brought to channels-last layout: float32 on a CPU, all of them in the usual layout.
 
     Where an image or the model's kernels lie in channels-last layout, torch hands that on by itself, as it does in the
     original. Where results are small, the calls that convert cost more than they save.
@@ -46,7 +46,7 @@ def takes_layout(shape: Sequence[int]) -> bool:
 
 
 def lies_channels_last(x: Tensor) -> bool:
-    """Tell whether rows lie farther apart than channels; torch takes such a tensor for a channels-last one."""
+    """Return whether rows lie farther apart than channels; torch takes such a tensor for a channels-last one."""
     return x.dim() == 4 and x.layout is torch.strided and x.stride(2) > x.stride(1)
 
 

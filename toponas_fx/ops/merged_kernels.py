@@ -44,7 +44,7 @@ def merge_in_place(
 
 
 def is_plain(kernels: Sequence[Any], weights: Sequence[Any]) -> bool:
-    """Tell whether kernels are tensors of one dtype and device, and weights scalars of the same dtype or numbers."""
+    """Return whether kernels are tensors of one dtype and device, and weights scalars of the same dtype or numbers."""
     kind = kernels[0].dtype, kernels[0].device
     if not all(type(kernel) in (Tensor, Parameter) and (kernel.dtype, kernel.device) == kind for kernel in kernels):
         return False

@@ -71,7 +71,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _are_alike(terms: Sequence[Any], weights: Sequence[Any]) -> bool:
-    """Tell whether terms are tensors of one shape, and weights scalars, of one dtype."""
+    """Return whether terms are tensors of one shape, and weights scalars, of one dtype."""
     first = terms[0]
     if type(first) is not Tensor or not first.is_floating_point() or first.numel() < custom_autograd.SMALL:
         return False

@@ -102,7 +102,7 @@ class _Recipe:
     found: tuple[Tensor, ...] | None = None
 
     def is_stale(self) -> bool:
-        """Tell whether the input was written in place before any result was kept."""
+        """Return whether the input was written in place before any result was kept."""
         return isinstance(self.value, Tensor) and self.value._version != self.version
 
 

@@ -59,12 +59,12 @@ def options_of(norm: Any) -> tuple[Any, ...]:
 
 
 def is_cumulative(norm: Any) -> bool:
-    """Tell whether a BatchNorm averages over all batches, so that its momentum is of its own count."""
+    """Return whether a BatchNorm averages over all batches, so that its momentum is of its own count."""
     return norm.momentum is None and bool(norm.track_running_stats)
 
 
 def may_stack(norms: Sequence[Any]) -> bool:
-    """Tell whether BatchNorms can be computed as one as they are now."""
+    """Return whether BatchNorms can be computed as one as they are now."""
     options = options_of(norms[0])
     return not is_cumulative(norms[0]) and all(options_of(norm) == options for norm in norms[1:])
 

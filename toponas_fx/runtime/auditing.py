@@ -147,7 +147,7 @@ def is_outdated(fast: Any, state: Any, program: Program, call: Call, args: Any, 
 
 
 def _is_prevented(fast: nn.Module, state: Any, program: Program) -> bool:
-    """Tell whether a recording now might be noticed: by hooks, other threads or processes, or whatever looks on."""
+    """Return whether a recording now might be noticed: by hooks, other threads or processes, or whatever looks on."""
     if state.report is None or state.is_measuring or state.audits.budget.thread is None:
         return True
     if program.guards.patched or has_global_hooks() or not program.fingerprint.steps:

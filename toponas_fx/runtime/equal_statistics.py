@@ -56,12 +56,12 @@ def _equal(kept: list[Tensor], others: list[Tensor]) -> bool:
 
 
 def waits(tensor: Tensor) -> bool:
-    """Tell whether to look at a tensor's values is to wait for a device."""
+    """Return whether to look at a tensor's values is to wait for a device."""
     return tensor.device.type != "cpu"
 
 
 def _is_one_run(before: list[_Seen], now: list[_Seen], kept: int) -> bool:
-    """Tell whether at most one run has written to tensors between two looks at them, the first of which are kept."""
+    """Return whether at most one run has written to tensors between two looks at them, the first of which are kept."""
     if any(tensor is not was for (tensor, _), (was, _) in zip(now, before, strict=True)):
         return False
     steps = [version - was for (_, version), (_, was) in zip(now, before, strict=True)]

@@ -61,7 +61,7 @@ class KeptValues:
         self.in_vain.setdefault(kind, {}).update((kept, reason or NOT_FEW) for kept in tried)
 
     def is_open(self, kind: tuple[Any, ...], key: Any) -> bool:
-        """Tell whether something in an attribute may yet turn out to be a choice."""
+        """Return whether something in an attribute may yet turn out to be a choice."""
         return any(kept.key == key and kept not in self.in_vain.get(kind, {}) for kept in self.seen)
 
     def why_not(self, key: Any) -> str:

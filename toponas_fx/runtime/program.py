@@ -207,7 +207,7 @@ class Program:
         return next(iter(self.keys))[0][:4]
 
     def accepts(self, call: Call) -> bool:
-        """Tell whether a run with a call's key was seen to take this path."""
+        """Return whether a run with a call's key was seen to take this path."""
         held = self._held(call)
         if (call.key, held) not in self.keys:
             is_known = (call.any_batch, held) in self.keys
@@ -217,7 +217,7 @@ class Program:
         return True
 
     def takes(self, call: Call) -> bool:
-        """Tell whether the recorded runs had the integers that a call gives."""
+        """Return whether the recorded runs had the integers that a call gives."""
         if not self.chooses:
             return True
         first = len(self.values) - len(self.kept) - len(call.integers)

@@ -48,7 +48,7 @@ class Refusal:
     was_reused: bool = False
 
     def holds(self, tree: TreeIndex, given: Sequence[float]) -> bool:
-        """Tell whether a call in the present state, given some floats, runs as written."""
+        """Return whether a call in the present state, given some floats, runs as written."""
         if self.guards is not None and (self.guards.first_value(tree, given) is not None or self._comes_back(tree)):
             return False
         self.was_reused = True
@@ -82,7 +82,7 @@ class Refusals:
     in_turn: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def rests(self, call: Call) -> bool:
-        """Tell whether a call runs as written without another look: what its user wrote is right in any state.
+        """Return whether a call runs as written without another look: what its user wrote is right in any state.
 
         It is looked at often enough that a state in which a program can run is soon found.
         """
@@ -99,7 +99,7 @@ class Refusals:
         return Refusals({key: list(found) for key, found in self.by_call.items()}, set(self.changing))
 
     def hold(self, call: Call, tree: TreeIndex) -> bool:
-        """Tell whether a call runs as written."""
+        """Return whether a call runs as written."""
         holds = any(refusal.holds(tree, call.numbers) for refusal in self.by_call.get(call.fixed, ()))
         self.in_turn[call.fixed] = self.in_turn.get(call.fixed, 0) + 1 if holds else 0
         return holds

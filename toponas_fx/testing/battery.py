@@ -172,7 +172,7 @@ def _example(pass_: Pass) -> Any:
 
 
 def _runs_before(entry: Pass | Repeat, pass_: Pass) -> bool:
-    """Tell whether a default pass comes before another, which may be one of these itself."""
+    """Return whether a default pass comes before another, which may be one of these itself."""
     own = entry.passes if isinstance(entry, Repeat) else (entry,)
     return entry.stage <= pass_.stage and type(pass_) not in map(type, own)
 
@@ -195,7 +195,7 @@ def _pickled(value: Any) -> Any:
 
 
 def _pickles(model: Any) -> bool:
-    """Tell whether a model can be pickled before it is simplified: one whose class is made in a function cannot."""
+    """Return whether a model can be pickled before it is simplified: one whose class is made in a function cannot."""
     try:
         return bool(pickle.dumps(model))
     except Exception:

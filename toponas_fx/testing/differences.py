@@ -43,7 +43,7 @@ def scatter_statistics(model: nn.Module) -> None:
 
 
 def draws_its_path(fast: Any) -> bool:
-    """Tell whether a simplified model takes one of several arms, as a number that it draws decides, say."""
+    """Return whether a simplified model takes one of several arms, as a number that it draws decides, say."""
     return any(selects(program.graph) for program in fast._toponas.programs)
 
 

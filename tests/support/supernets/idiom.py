@@ -67,7 +67,7 @@ class Idiom(nn.Module):
 
     @property
     def has_state(self) -> bool:
-        """Tell whether ``change_state`` does anything."""
+        """Return whether ``change_state`` does anything."""
         return type(self).change_state is not Idiom.change_state
 
     def set_vertex(self, seed: int) -> None:
