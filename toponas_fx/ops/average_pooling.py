@@ -5,7 +5,6 @@ Shapes: ``N`` images, ``C`` channels, ``H`` and ``W`` pixels, ``k`` pixels in a 
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.constants import constant
 from toponas_fx.ops.custom_autograd import inner_product, sees_plain_autograd
 from toponas_fx.ops.registry import operation
 
@@ -132,40 +132,35 @@ class _ScaledPool(Function):
 
 def _means(x: Tensor, window: Window, scale: Tensor | None = None) -> Tensor:
     """Pool as a depthwise convolution, and multiply by a scale."""
-    box = _known(_box)(x.shape[1], window.size, x.dtype)
+    box = _box(x.shape[1], window.size, x.dtype)
     if scale is not None:
         box = box * scale
     pooled = F.conv2d(x, box, None, window.stride, window.padding, 1, x.shape[1])
     if not window.counts_padding and any(window.padding):
-        pooled *= _known(_border)(window, x.shape[2], x.shape[3], x.dtype)
+        pooled *= _border(window, x.shape[2], x.shape[3], x.dtype)
     return pooled
 
 
 def _spread(grad: Tensor, shape: torch.Size, window: Window) -> Tensor:
     """Apply the transposed pooling."""
     if not window.counts_padding and any(window.padding):
-        grad = grad * _known(_border)(window, shape[2], shape[3], grad.dtype)
+        grad = grad * _border(window, shape[2], shape[3], grad.dtype)
     parts = zip(shape[2:], window.padding, window.size, window.stride, strict=True)
     rest = tuple((whole + 2 * pad - taps) % step for whole, pad, taps, step in parts)
-    box = _known(_box)(shape[1], window.size, grad.dtype)
+    box = _box(shape[1], window.size, grad.dtype)
     if window.stride == (1, 1) and all(pad < taps for pad, taps in zip(window.padding, window.size, strict=True)):
         border = tuple(taps - 1 - pad for pad, taps in zip(window.padding, window.size, strict=True))
         return F.conv2d(grad, box, None, 1, border, 1, shape[1])
     return F.conv_transpose2d(grad, box, None, window.stride, window.padding, rest, shape[1])
 
 
-def _known(function: Any) -> Any:
-    """Return a cached function, without its cache where dynamo would warn of that."""
-    return function.__wrapped__ if torch.compiler.is_compiling() else function
-
-
-@functools.lru_cache(maxsize=64)
+@constant
 def _box(channels: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Return a kernel that takes means, ``f32[C,1,k,k]``."""
     return torch.full((channels, 1, *size), 1.0 / (size[0] * size[1]), dtype=dtype, device="cpu")
 
 
-@functools.lru_cache(maxsize=64)
+@constant
 def _border(window: Window, height: int, width: int, dtype: torch.dtype) -> Tensor:
     """Return ``k*k`` over the number of pixels, not zeros, in each window, ``f32[1,1,H',W']``."""
     counts = []

@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.nn import Parameter
 
 from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.constants import constant
 from toponas_fx.ops.custom_autograd import sees_plain_autograd, weighted_sum
 from toponas_fx.ops.registry import operation
 
@@ -103,10 +104,9 @@ def _mask(count: int, places: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(float(place in places) for place in range(count))
 
 
-@functools.lru_cache(maxsize=256)
+@constant
 def _mask_tensor(count: int, places: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept for the backward passes of other calls
-        return torch.tensor(_mask(count, places), dtype=dtype, device=device)  # [count]
+    return torch.tensor(_mask(count, places), dtype=dtype, device=device)  # [count]
 
 
 @operation()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import GroupNorm, Module
 from torch.nn import functional as F
 
 from toponas_fx.ops import custom_autograd
+from toponas_fx.ops.constants import constant
 from toponas_fx.ops.custom_autograd import sees_plain_autograd
 from toponas_fx.ops.registry import operation
 
@@ -60,10 +60,9 @@ def _for_each(channels: int, scale: Tensor) -> Tensor:
     return scale * _ones(channels, scale.dtype, scale.device)
 
 
-@functools.lru_cache(maxsize=64)
+@constant
 def _ones(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept for the backward passes of other calls
-        return torch.ones(channels, dtype=dtype, device=device)
+    return torch.ones(channels, dtype=dtype, device=device)
 
 
 @operation(has_effect=True)
