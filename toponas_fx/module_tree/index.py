@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from toponas_fx.analysis.effects import hook_tables, is_hooked
-from toponas_fx.module_tree.layers import Layers
+from toponas_fx.module_tree.layers import Layers, functions_of, is_of_torch
 
 
 def walk_modules(root: nn.Module, left_out: Container[str] = ()) -> Iterator[tuple[str, nn.Module]]:
@@ -42,7 +42,9 @@ class TreeIndex:
         ordered: those of them whose children tell the order of the names, and children: theirs, table after table.
         others: the rest, and names: the names in them, likewise.
         childless: the tables of the others.
-        hooks: the tables of hooks of all modules below the root.
+        below: all modules below the root, each once, and kinds: their classes.
+        functions: what torch's layers among these classes have of functions, by class and name.
+        hooks: the tables of hooks of the same.
         attributes: the tables of attributes of the same.
         layers: torch's own among the modules.
         watched: what ``StateGuards`` look up here, each by its owner's table of attributes.
@@ -57,6 +59,9 @@ class TreeIndex:
     others: list[dict[str, nn.Module | None]]
     names: list[str]
     childless: list[dict[str, nn.Module | None]]
+    below: list[nn.Module]
+    kinds: list[type[nn.Module]]
+    functions: dict[tuple[type[nn.Module], str], Any]
     hooks: list[dict[int, Any]]
     attributes: list[dict[str, Any]]
     layers: Layers
@@ -75,8 +80,16 @@ class TreeIndex:
         attributes = [vars(module) for module in unique[1:]]
         ordered, others = tuple(filter(_tells_order, parents)), [table for table in parents if not _tells_order(table)]
         order = ordered, gc.get_referents(*ordered), others, list(chain.from_iterable(others))
-        hooks, layers = list(hook_tables(unique[1:])), Layers.of(zip(paths.values(), unique, strict=True))
-        return cls(modules, paths, parents, list(map(dict, parents)), *order, childless, hooks, attributes, layers)
+        kinds = list(map(type, unique[1:]))
+        layers = Layers.of(zip(paths.values(), unique, strict=True))
+        functions = {
+            (kind, name): function
+            for kind in filter(is_of_torch, dict.fromkeys(kinds))
+            for name, function in functions_of(kind).items()
+        }
+        held, hooks = list(map(dict, parents)), list(hook_tables(unique[1:]))
+        state: Any = unique[1:], kinds, functions, hooks, attributes, layers
+        return cls(modules, paths, parents, held, *order, childless, *state)
 
     def first_path(self, target: str) -> str:
         """Return the first path of the module, or of the module's attribute, at a path: tied ones have several."""
@@ -86,9 +99,11 @@ class TreeIndex:
         return f"{self.paths[id(self.modules[owner])]}.{name}" if owner in self.modules else target
 
     def is_current(self) -> bool:
-        """Return whether every module still has the same children, in the same order."""
-        if any(self.childless) or self.parents != self.held:
+        """Return whether every module still has the same class and children, in the same order."""
+        if any(self.childless) or self.parents != self.held or list(map(type, self.below)) != self.kinds:
             return False  # equal dicts may differ in order
+        if not all(getattr(*place, None) is function for place, function in self.functions.items()):
+            return False
         return gc.get_referents(*self.ordered) == self.children and list(chain.from_iterable(self.others)) == self.names
 
     def patched(self) -> dict[str, Any]:

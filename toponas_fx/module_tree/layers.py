@@ -27,13 +27,36 @@ _NOT_THERE = ("deleted",)
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Return whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node."""
+    """Return whether a module is one of ``torch.nn``'s own that compute: it becomes one ``call_module`` node.
+
+    One with a method of the user's, its own or its class's, is run as all that is the user's.
+    """
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return True
-    if not kind.__module__.startswith("torch.nn.modules.") or isinstance(module, _CONTAINERS) or kind is nn.Module:
+    if not is_of_torch(kind) or not all(map(_is_torchs, functions_of(kind).values())):
         return False
     return methods_called(kind).isdisjoint(object.__getattribute__(module, "__dict__"))  # type: ignore[arg-type]
+
+
+def is_of_torch(kind: type[nn.Module]) -> bool:
+    """Return whether a class of modules is one of torch's layers, whatever functions it has got since."""
+    is_layer = kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module
+    return is_layer and not issubclass(kind, _CONTAINERS)
+
+
+def functions_of(kind: type[nn.Module]) -> dict[str, Any]:
+    """Return the functions that a layer has from its classes, those that all modules have left out."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
+        found |= {name: value for name, value in vars(base).items() if callable(value) and not isinstance(value, type)}
+    return found
+
+
+def _is_torchs(function: Any) -> bool:
+    """Return whether a function in a class of torch's is torch's own, and not one that was put in its place."""
+    function = getattr(function, "__func__", function)  # a static method's
+    return isinstance(function, FunctionType) and str(function.__globals__.get("__name__")).startswith("torch.")
 
 
 @dataclass(frozen=True)
@@ -79,13 +102,13 @@ class Layers:
 
     Attributes:
         paths: of all.
-        modules: the layers themselves.
+        kinds: their classes; those of a tree are asked for with all others, ``TreeIndex.is_current``.
         options: what they have of options, in groups, and the parameters and buffers that are None.
         methods: names of methods that their forwards call, each with the tables of attributes of those that do.
     """
 
     paths: list[str]
-    modules: list[nn.Module]
+    kinds: list[type[nn.Module]]
     options: list[Options]
     methods: list[tuple[str, list[dict[str, Any]]]]
 
@@ -108,11 +131,12 @@ class Layers:
             for name in methods_called(type(module)):  # type: ignore[arg-type]
                 methods.setdefault(name, []).append(own)
         options = [Options(names, *found, operator.itemgetter(*names)) for (_, names), found in groups.items()]
-        return cls([path for path, _ in leaves], [module for _, module in leaves], options, list(methods.items()))
+        kinds = [type(module) for _, module in leaves]
+        return cls([path for path, _ in leaves], kinds, options, list(methods.items()))
 
     def values(self) -> list[list[Any]]:
         """Return what the layers are now: the classes of all, then the options of each group."""
-        return [list(map(type, self.modules)), *(group.values() for group in self.options)]
+        return [self.kinds, *(group.values() for group in self.options)]
 
     def first_change(self, was: Sequence[Sequence[Any]]) -> tuple[str, str, Any] | None:
         """Return the path, the name and the former value of the first option that is another now; None if none is.
@@ -123,8 +147,8 @@ class Layers:
         for name, tables in self.methods:
             if any(map(dict.__contains__, tables, repeat(name))):
                 return "", name, "that of its class"
-        if len(was) == 1 + len(self.options) and len(was[0]) == len(self.modules):
-            if list(map(type, self.modules)) == was[0] and all(map(Options.hold, self.options, was[1:])):
+        if len(was) == 1 + len(self.options) and self.kinds == was[0]:
+            if all(map(Options.hold, self.options, was[1:])):
                 return None
         now = self.values()
         if list(map(len, now)) != list(map(len, was)):
