@@ -34,9 +34,9 @@ from toponas_fx.report.building import build_report
 from toponas_fx.report.report import Report
 from toponas_fx.rewriting.pass_base import Pass, Repeat
 from toponas_fx.rewriting.pipeline import PassRecord, is_strict_here
+from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.inspection import at_work, inspection
 from toponas_fx.runtime.normalized_layers import leave_layer, normalized_values, watch_layers
-from toponas_fx.runtime.program import Call
 from toponas_fx.runtime.refusals import refuse
 from toponas_fx.runtime.simplified_module import SimplifiedModule
 from toponas_fx.tuning.autotune import tune as measure_alternatives
@@ -208,6 +208,8 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
     except ToponasError:
         raise
     except Exception as error:
+        if not fast.training:
+            return None, []  # of a supernet that cannot be evaluated: the call that asks for that says so
         if inferred:
             shape = tuple(inputs.args[0].shape)
             raise InputError(
@@ -215,7 +217,7 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
                 "pass example_inputs"
             ) from error
         raise
-    state.captures[call.fixed] = 1
+    state.captures[call.kind] = 1
     if call.integers:
         state.chosen.setdefault(call.open.fixed, call.integers)
     if recorded.is_whole:

@@ -14,7 +14,7 @@ import torch
 
 import toponas_fx
 from supernets.darts import DARTSSupernet
-from toponas_fx.runtime.program import Call
+from toponas_fx.runtime.call import Call
 
 
 def instructions(call: Callable[[], Any]) -> int:

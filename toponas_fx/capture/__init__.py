@@ -61,6 +61,7 @@ class Capture:
         sizes_used: what was done with sizes besides arithmetic.
         any_grad_mode: True where gradients were on, and nothing in the code asks whether they are.
         draws: whether it drew at random.
+        asks_identity: whether forward's code asks if two values are one object, which no choice can see.
         numbers: those that were to stay symbolic, with the values that it saw.
         writes: path of the module and name of each attribute that it wrote; where there are any, the graph returns what
             forward returns and a tuple of what it left in these.
@@ -85,6 +86,7 @@ class Capture:
     seconds: float = 0.0
     turns: tuple[Fingerprint, ...] = ()
     domains: Any = None
+    asks_identity: bool = False
 
     @property
     def keeps_numbers(self) -> bool:
@@ -208,6 +210,7 @@ def _recorded(
         draws=any(is_random(root, node) for node in recorder.graph.nodes),
         numbers=numbers,
         writes=tuple(recorder.writes.left),
+        asks_identity=recorder.asks_identity,
     )
 
 

@@ -11,6 +11,7 @@ import datetime
 import dis
 import functools
 import gc
+import itertools
 import os
 import random
 import secrets
@@ -47,9 +48,11 @@ _OF_NUMPY = "default_rng RandomState Generator SeedSequence"
 _BUILTINS = (open, input)
 _SWITCHES = frozenset(
     "are_deterministic_algorithms_enabled is_deterministic_algorithms_warn_only_enabled get_num_threads "
-    "get_float32_matmul_precision is_anomaly_enabled".split()
+    "get_float32_matmul_precision is_anomaly_enabled get_default_dtype get_default_device".split()
 )
 """Names of torch's functions that tell how it is set."""
+_IDENTITY = frozenset(("id", "is_", "is_not"))
+"""Names of what asks which object a value is."""
 
 
 class Reading:
@@ -95,6 +98,22 @@ def chains(code: CodeType) -> tuple[tuple[str, ...], ...]:
         chain = (str(instruction.argval),) if is_name else ()
     inner = (chain for part in code.co_consts if isinstance(part, CodeType) for chain in chains(part))
     return tuple(dict.fromkeys((*found, *inner)))
+
+
+@functools.cache
+def asks_identity(code: CodeType) -> bool:
+    """Return whether code asks if two values are one object: ``k is 1``, not ``k is None``."""
+    if not _IDENTITY.isdisjoint(names_of(code)):
+        return True
+    found = _instructions(code)
+    for before, instruction in itertools.pairwise(found):
+        if instruction.opname == "IS_OP" and not (before.opname.startswith("LOAD_") and _is_one(before.argval)):
+            return True
+    return any(asks_identity(part) for part in code.co_consts if isinstance(part, CodeType))
+
+
+def _is_one(value: Any) -> bool:
+    return value is None or value is True or value is False or value is ...
 
 
 def reached(code: CodeType, outer: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

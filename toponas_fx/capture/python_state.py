@@ -22,6 +22,7 @@ from toponas_fx.capture.advice import LEND, SEED, VMAP
 from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.guards import follow
 from toponas_fx.capture.outside import (
+    asks_identity,
     held_by,
     imported,
     is_environment,
@@ -44,6 +45,8 @@ from toponas_fx.module_tree.tensor_paths import attributes_of, is_library, is_us
 
 _PLAIN = (bool, int, float, str, bytes, type(None), list, tuple, dict, set, frozenset, deque, range, enum.Enum)
 _DEPTH = 3
+_OF_CLASSES = frozenset(("__class__",))
+"""Variables of enclosing scopes that hold the class for ``super()``, and no state of the user's."""
 
 _REFUSED = {
     id(inspect.unwrap(function).__code__): sentence
@@ -143,20 +146,21 @@ class CodeWatcher:
         self._seen[key] = code, first
         where = f"{code.co_filename}:{code.co_firstlineno}"
         self._recorder.looks_at_grad_mode |= not GRAD_MODE.isdisjoint(names_of(code))
+        self._recorder.asks_identity |= asks_identity(code)
         for name in names_of(code):
             if name in frame.f_globals and not name.startswith("__"):
                 self._note_global((owner, name), frame.f_globals[name], code, where, _DEPTH)
         if id(code) not in self._reached:  # once for all modules that run it
             self._reached.add(id(code))
             self._note_reached(code, frame.f_globals, where)
+            if not _OF_CLASSES.issuperset(code.co_freevars) and not _is_nested(frame):
+                self._note_closure(code, where)  # those of all functions that have the code
         if isinstance(first, nn.Module):
             self._note_class(first, code, where)
             if not UNSEEN_READS.isdisjoint(names_of(code)):
                 self._recorder.saw_table(first, vars(first))
         elif self._is_state(first):
             self._note_object(first, code, where)
-        if code.co_freevars and not _is_nested(frame):
-            self._note_closure(code, where)
 
     def _is_state(self, value: Any) -> bool:
         """Return whether a value is the user's and was there before the run."""

@@ -50,7 +50,7 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
         entered: paths of all modules that ran.
         finds_draws: whether draws are looked for call by call.
         known_tensors: identities of the model's tensors before the run.
-        looks_at_grad_mode: whether forward may do something else without gradients.
+        looks_at_grad_mode: whether forward may do otherwise without gradients; asks_identity: see ``Capture``.
         tracer: what Python traces calls with, to be suspended then; None where nothing is, or must not be.
     """
 
@@ -76,7 +76,7 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
         self.entered: dict[str, None] = {}
         self.decisions: list[str] = []
         self.sizes_used: list[tuple[Any, ...]] = []
-        self.looks_at_grad_mode = False
+        self.looks_at_grad_mode = self.asks_identity = False
         self._thread, self._watches, self._has_gradients = get_ident(), False, True
         self.tracer: Any = None
         self._paths = tree.paths

@@ -33,7 +33,8 @@ from toponas_fx.passes import DetectMixedOps
 from toponas_fx.progress import progress
 from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord
-from toponas_fx.runtime.program import Call, Program
+from toponas_fx.runtime.call import Call
+from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.refusals import change_reason, changing_value, refuse, refuse_failed, tell
 from toponas_fx.runtime.state import State
 
@@ -50,6 +51,7 @@ _TOO_MANY = (
     "what it computes keeps changing, and each change costs a capture; others are compiled as soon as those that are "
     "known have run often enough"
 )
+_INTEGERS = "; an integer among forward's arguments that is another at each call is best given as a float or a tensor"
 MAX_PROGRAMS = 16
 """Programs kept, those that ran last."""
 
@@ -59,10 +61,11 @@ def affords(state: State, call: Call) -> bool:
     if state.audits.reason is not None:
         refuse(state, call, state.audits.reason, None, is_loss=False)
         return False
-    if state.captures.get(call.fixed, 0.0) + 1 <= MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
+    if state.captures.get(call.kind, 0.0) + 1 <= MAX_CAPTURES + state.runs // RUNS_PER_CAPTURE:
         return True
     state.programs = [program for program in state.programs if not (program.has_guards and program.fixed == call.fixed)]
-    tell(state, call, _TOO_MANY, is_loss=any(p.has_mixtures for p in state.programs if p.fixed == call.fixed))
+    reason = _TOO_MANY + (_INTEGERS if call.integers else "")
+    tell(state, call, reason, is_loss=any(p.has_mixtures for p in state.programs if p.kind == call.kind))
     return False
 
 
@@ -83,7 +86,7 @@ def compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwar
             return None
         finally:
             state.audits.rest()
-    told = _log.warning if state.captures.get(call.fixed, 0.0) > FREQUENT else _log.info
+    told = _log.warning if state.captures.get(call.kind, 0.0) > FREQUENT else _log.info
     told("%s was captured again, %s: %.1f s", state.user_class.__name__, why, time.perf_counter() - start)
     return program
 
@@ -103,8 +106,8 @@ def _why_captured(state: State, call: Call, tree: TreeIndex) -> str:
 
 def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwargs: Any) -> Program | None:
     chooses = _may_choose(state, call)
-    spent = state.captures.get(call.fixed, 0.0)
-    state.captures[call.fixed] = spent + 1
+    spent = state.captures.get(call.kind, 0.0)
+    state.captures[call.kind] = spent + 1
     forward, inputs = MethodType(state.user_forward, fast), Inputs(args, kwargs)
     numbers = symbolic_numbers(state, call, state.tree(fast))
     state.kept.note_changes([p.guards for p in state.programs if p.fixed == call.fixed], state.tree(fast))
@@ -139,7 +142,7 @@ def _compile_call(fast: fx.GraphModule, state: State, call: Call, args: Any, kwa
             call = call.open if recorded.capture.chooses else call
         known = _known_path(fast, state, call, recorded)
     if known is not None:
-        state.captures[call.fixed] = spent + COST_OF_KNOWN
+        state.captures[call.kind] = spent + COST_OF_KNOWN
         return known
     program = _build(fast, state, recorded, call)
     if program is None:
@@ -285,7 +288,7 @@ def _known_path(fast: fx.GraphModule, state: State, call: Call, recorded: Record
 
 def add_program(state: State, program: Program) -> Program:
     """Add a program to a model's, the first to be asked; the one that was not used longest leaves."""
-    if state.as_written.get(program.fixed) == _TOO_MANY:
-        del state.as_written[program.fixed]
+    if state.as_written.get(program.kind, "").startswith(_TOO_MANY):
+        del state.as_written[program.kind]
     state.programs = [program, *state.programs][:MAX_PROGRAMS]  # another thread may be looking through the old list
     return program

@@ -27,9 +27,9 @@ from toponas_fx.passes import DetectMixedOps, NormalizeKernels, ShareDrawn
 from toponas_fx.report.building import ONE_AT_A_TIME, UNREAD, build_report, unused_notes
 from toponas_fx.rewriting.pass_base import Pass, without_sharing
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord, flatten
+from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.inspection import at_work
 from toponas_fx.runtime.normalized_layers import watch_layers
-from toponas_fx.runtime.program import Call
 from toponas_fx.runtime.state import State
 
 

@@ -21,8 +21,9 @@ from toponas_fx.compiling.compiler import affords, compile_call
 from toponas_fx.errors import GuardFailure
 from toponas_fx.module_tree.tensor_paths import model_tensors
 from toponas_fx.runtime.auditing import is_outdated
+from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.normalized_layers import normalized_kernels
-from toponas_fx.runtime.program import Call, Program
+from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.refusals import keeps_changing
 from toponas_fx.runtime.state import State
 

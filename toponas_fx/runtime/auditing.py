@@ -11,9 +11,11 @@ A recording leaves nothing behind, and the call goes on with its program: where 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from threading import get_ident
 from types import MethodType
@@ -30,7 +32,8 @@ from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.small_batches import FIRST, resized
 from toponas_fx.errors import CaptureError, ForeignDrawError
 from toponas_fx.progress import progress
-from toponas_fx.runtime.program import Call, Program
+from toponas_fx.runtime.call import Call
+from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.refusals import refuse
 
 SHARE = 0.01
@@ -182,7 +185,8 @@ def finding(fast: Any, state: Any, program: Program, call: Call, args: Any, kwar
         turn = program.audits % len(program.turns)
         forcing, expected = program.domains.forcing(turn), program.turns[turn]
     try:
-        own = capture(fast, forward, *small, numbers, forcing)
+        with _unprinted():
+            own = capture(fast, forward, *small, numbers, forcing)
     except ForeignDrawError:
         return None
     except CaptureError as error:
@@ -193,6 +197,29 @@ def finding(fast: Any, state: Any, program: Program, call: Call, args: Any, kwar
     if found is None or found.reads_data:
         return None
     return found.where, f"it computes `{found.now}`, the program `{found.was}`"
+
+
+class _Unprinted:
+    """A stream that one thread writes to in vain; all else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        """Take the stream; the thread is the present one."""
+        self._stream, self._thread = stream, get_ident()
+
+    def write(self, text: str) -> int:
+        """Write, unless it is the thread's."""
+        return len(text) if get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what is the stream's."""
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _unprinted() -> Iterator[None]:
+    """Keep back what this thread prints: forward has been run for that once."""
+    with redirect_stdout(_Unprinted(sys.stdout)), redirect_stderr(_Unprinted(sys.stderr)):
+        yield
 
 
 def audited(fast: Any, args: Any, kwargs: Any) -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ from toponas_fx.ir.serialization import load_graph
 from toponas_fx.module_tree.isolation import in_mode, no_trace
 from toponas_fx.progress import progress, step
 from toponas_fx.report.report import Report
-from toponas_fx.runtime.program import Call
+from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.state import State
 
 STEPS = 5

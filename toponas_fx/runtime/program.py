@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
 
 from toponas_fx import ops
 from toponas_fx.analysis.arms import values_of_inputs
@@ -17,92 +16,16 @@ from toponas_fx.capture import Capture
 from toponas_fx.capture.expressions import Given, Source
 from toponas_fx.capture.fingerprint import Fingerprint
 from toponas_fx.capture.guards import Change, StateGuards
-from toponas_fx.capture.inputs import batch_of
 from toponas_fx.capture.kept_choices import Kept
 from toponas_fx.ir.serialization import dump_graph, load_graph
 from toponas_fx.module_tree.index import TreeIndex
-from toponas_fx.module_tree.snapshots import Same, freeze
 from toponas_fx.ops import choices, recomputing
 from toponas_fx.runtime import outlining
-from toponas_fx.runtime.arguments import flattened
+from toponas_fx.runtime.call import Call, opened
 from toponas_fx.runtime.compiled import code_of, function_of
 from toponas_fx.runtime.equal_statistics import norms_agree
 
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one call of forward, taken apart.
-
-    Attributes:
-        tensors: the tensors among them, in order.
-        key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
-            tensor's dtype, device and sizes, flat.
-        numbers: the floats among them, in order; a program may depend on those too.
-        integers: the integers among them, in order.
-    """
-
-    tensors: tuple[Tensor, ...]
-    key: tuple[Any, ...]
-    numbers: tuple[float, ...] = ()
-    integers: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Call:
-        """Take a call's arguments apart."""
-        modes = (training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
-        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-            x = args[0]
-            return cls(args, ("x", 1, modes[0], x.dim(), *modes[1:], x.dtype, x.device, *x.shape))
-        leaves, nesting = flattened(args, kwargs)
-        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-        plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
-        numbers = tuple(leaf for leaf in leaves if type(leaf) is float)
-        integers = tuple(leaf for leaf in leaves if type(leaf) is int)
-        ranks = tuple(tensor.dim() for tensor in tensors)
-        details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
-        return cls(tensors, (nesting, plain, modes[0], ranks, *modes[1:], *details), numbers, integers)
-
-    @functools.cached_property
-    def open(self) -> Call:
-        """The call with its integers left open, where there are any: a program takes them as it takes tensors."""
-        if not self.integers:
-            return self
-        plain = tuple(int if type(part) is tuple and part[0] is int else part for part in self.key[1])
-        return Call(self.tensors, (self.key[0], plain, *self.key[2:]), self.numbers, self.integers)
-
-    @property
-    def fixed(self) -> tuple[Any, ...]:
-        """The part of the key that always matters: structure, plain values, training flag, ranks."""
-        return self.key[:4]
-
-    @functools.cached_property
-    def any_batch(self) -> tuple[Any, ...]:
-        """The key with the batch left open: the first size of the first tensor, and of all others that have it."""
-        batch = batch_of(self.tensors)
-        head = len(self.key) - sum(2 + tensor.dim() for tensor in self.tensors)
-        details: list[Any] = []
-        for tensor in self.tensors:
-            sizes: tuple[Any, ...] = tuple(tensor.shape)
-            if sizes and sizes[0] == batch:
-                sizes = ("any batch", *sizes[1:])
-            details += [tensor.dtype, tensor.device, *sizes]
-        return (*self.key[:head], *details)
-
-    @property
-    def with_gradients(self) -> tuple[Any, ...]:
-        """The same key for a call with gradients on."""
-        key = self.any_batch
-        return (*key[:4], True, *key[5:])
-
-
 _REASON = "toponas_fx runs the arm of a graph that a draw takes; what each arm computes is simplified already"
-
-
-def _plain(value: Any) -> Any:
-    """Return what two calls must agree in: 1 and True differ, and so do two modules; floats are looked at apart."""
-    if type(value) is float:
-        return float
-    return type(value), Same(value) if isinstance(value, nn.Module) else freeze(value)
 
 
 @dataclass
@@ -205,6 +128,11 @@ class Program:
     def fixed(self) -> tuple[Any, ...]:
         """What the keys of all its calls agree in."""
         return next(iter(self.keys))[0][:4]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """That of its calls, whatever integers they give."""
+        return opened(self.fixed)
 
     def accepts(self, call: Call) -> bool:
         """Return whether a run with a call's key was seen to take this path."""

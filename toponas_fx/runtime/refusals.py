@@ -16,7 +16,8 @@ from typing import Any
 from toponas_fx.capture.guards import Change, StateGuards
 from toponas_fx.errors import PassError
 from toponas_fx.module_tree.index import TreeIndex
-from toponas_fx.runtime.program import Call, Program
+from toponas_fx.runtime.call import Call
+from toponas_fx.runtime.program import Program
 
 LOST = 3
 """Programs in turn that never ran again because of one value, before no more are made for it."""
@@ -101,7 +102,10 @@ class Refusals:
     def hold(self, call: Call, tree: TreeIndex) -> bool:
         """Return whether a call runs as written."""
         holds = any(refusal.holds(tree, call.numbers) for refusal in self.by_call.get(call.fixed, ()))
-        self.in_turn[call.fixed] = self.in_turn.get(call.fixed, 0) + 1 if holds else 0
+        if holds:
+            self.in_turn[call.fixed] = self.in_turn.get(call.fixed, 0) + 1
+        else:
+            self.in_turn.pop(call.fixed, None)
         return holds
 
 
@@ -141,7 +145,7 @@ def refuse(
 def tell(state: Any, call: Call, reason: str, is_loss: bool) -> None:
     """Say once why a kind of call runs as written: in the report, and in a warning where mixtures are lost."""
     is_told = reason in state.as_written.values()
-    state.as_written[call.fixed] = reason
+    state.as_written[call.kind] = reason
     if state.report is None or is_told:
         return
     note = f"runs as its user wrote it in a later call: {reason}"

@@ -26,8 +26,9 @@ from toponas_fx.ir.printer import format_graph
 from toponas_fx.module_tree.isolation import in_mode, no_trace
 from toponas_fx.passes import BatchKernels, ConvertLayout, FuseSiblings, LowerDepthwise, LowerPooling, MergeKernels
 from toponas_fx.rewriting.pass_base import Pass, Repeat
+from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.inspection import at_work
-from toponas_fx.runtime.program import Call, Program
+from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.simplified_module import SimplifiedModule
 from toponas_fx.tuning.cache import Tuned, device_name, load_tuned, save_tuned
 from toponas_fx.tuning.steps import Step

@@ -165,8 +165,8 @@ def test_a_use_is_right(name: str) -> None:
 
 
 REFUSED: dict[str, tuple[Use, str]] = {
-    "type": (lambda x, k: x * (2 if type(k) is int else 1), "forward asks what type a value is"),
-    "type, in a comparison": (lambda x, k: x * (2 if type(k) == int else 1), "asks what type a value is"),  # noqa: E721
+    "type": (lambda x, k: x * (2 if type(k) is int else 1), "forward asks which type or object a value is"),
+    "type, in a comparison": (lambda x, k: x * (2 if type(k) == int else 1), "asks which type or object a value is"),  # noqa: E721
     "json": (lambda x, k: x * len(json.dumps(k)), "forward fails on a path: TypeError"),
     "a method": (lambda x, k: x * len(k.to_bytes(2, "big")), "forward fails on a path: AttributeError"),
     "a number of torch's": (lambda x, k: torch.add(x, x, alpha=k), "forward fails on a path: TypeError"),

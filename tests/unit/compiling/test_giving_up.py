@@ -97,3 +97,28 @@ def test_the_log_says_that_data_decide(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level("INFO", "toponas_fx"):
         fast(image(seed=5))
     assert "for other values of what Python reads from data" in caplog.text
+
+
+class Stepped(Edge):
+    """Its loop gives it the number of the step."""
+
+    def forward(self, x: Tensor, step: int = 0) -> Tensor:  # type: ignore[override]
+        return super().forward(x) / (1 + 0.1 * step)
+
+
+def test_an_integer_that_is_another_at_each_call_costs_few_captures() -> None:
+    model = Stepped()
+    fast = toponas_fx.simplify(copy.deepcopy(model), (image(), 0), mode="exact")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(60):
+            torch.testing.assert_close(fast(image(), step), model(image(), step))
+    state = fast._toponas
+    assert len(state.programs) <= MAX_CAPTURES + 1
+    assert (len(state.captures), len(state.as_written), len(state.refusals.in_turn)) == (1, 1, 0)
+    (warning,) = caught
+    assert "best given as a float or a tensor" in str(warning.message)
+    for step in (1, 2, 3):  # those that are known run on
+        runs = state.runs
+        fast(image(), step)
+        assert state.runs == runs + 1

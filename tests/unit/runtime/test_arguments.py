@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from toponas_fx.runtime.arguments import flattened
-from toponas_fx.runtime.program import Call
+from toponas_fx.runtime.call import Call
 
 X, Y = torch.ones(2, 3), torch.zeros(2)
 Pair = namedtuple("Pair", "one other")

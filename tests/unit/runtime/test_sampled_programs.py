@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import toponas_fx
 from forced_paths import Net, X
 from toponas_fx.analysis import arms
-from toponas_fx.capture import path_sampling
+from toponas_fx.capture import all_paths, path_sampling
 from toponas_fx.runtime.program import Program
 
 
@@ -207,7 +207,8 @@ def test_an_integer_that_counts_is_tried_once(monkeypatch: pytest.MonkeyPatch) -
     fast = toponas_fx.simplify(ByEpoch(), (x, 0))
     made: list[Any] = []
     real = path_sampling.capture
-    monkeypatch.setattr(path_sampling, "capture", lambda *a, **k: made.append(a) or real(*a, **k))
+    for owner in (path_sampling, all_paths):
+        monkeypatch.setattr(owner, "capture", lambda *a, **k: made.append(a) or real(*a, **k))
     for epoch in range(4):
         torch.testing.assert_close(fast(x, epoch), ByEpoch.forward(fast, x, epoch))
     assert len(made) == 1

@@ -1,0 +1,141 @@
+"""What Python does with values that no recorder sees: asks which object they are, how torch is set, who holds them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import operator
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import toponas_fx
+from supernets.gdas import GDASSupernet
+from toponas_fx.capture.outside import asks_identity
+
+LAST = 2
+X = torch.randn(2, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+ASKED: dict[str, Callable[[int], bool]] = {
+    "a global": lambda k: k is LAST,
+    "one of several": lambda k: any(k is j for j in (1, 2)),
+    "not": lambda k: k is not LAST,
+    "id": lambda k: id(k) == id(1),
+    "operator": lambda k: operator.is_(k, 1),
+}
+DRAWN: dict[str, Callable[[Any], int]] = {
+    "torch": lambda model: int(torch.randint(3, ())),
+    "python": lambda model: random.randrange(3),
+    "kept": lambda model: model.active,
+}
+
+
+class Asking(nn.Module):
+    """It asks which object an index is, as ``is`` and ``id`` do: small integers are one object each."""
+
+    def __init__(self, asked: Callable[[int], bool], drawn: Callable[[Any], int]) -> None:
+        super().__init__()
+        self.asked, self.drawn, self.active = asked, drawn, 0
+        self.ops = nn.ModuleList([nn.Identity(), nn.Conv2d(4, 4, 1), nn.Tanh()])
+
+    def forward(self, x: Tensor) -> Any:
+        k = self.drawn(self)
+        return x.sin() if self.asked(k) else self.ops[k](x)
+
+
+def assert_same(model: Any, fast: Any, steps: int = 12) -> None:
+    for seed in range(steps):
+        found = []
+        for one in (model, fast):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            one.active = seed % 3
+            found.append(one(X))
+        assert torch.allclose(*found, rtol=1e-10, atol=1e-12), seed
+
+
+@pytest.mark.filterwarnings("ignore:.*runs as its user wrote it")
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("asked", ASKED)
+def test_an_index_is_the_object_that_it_is(asked: str, drawn: str) -> None:
+    model = Asking(ASKED[asked], DRAWN[drawn]).double()
+    fast = toponas_fx.simplify(copy.deepcopy(model), X, audit=False)
+    assert_same(model, fast, 24)
+
+
+def test_none_and_the_truth_values_may_be_asked_for() -> None:
+    def none(k: int) -> bool:
+        return k is None or k is True or k is False or k is ...
+
+    assert not asks_identity(none.__code__)
+    assert all(asks_identity(asked.__code__) for asked in ASKED.values())
+    model = Asking(none, DRAWN["torch"]).double()
+    fast: Any = toponas_fx.simplify(copy.deepcopy(model), X)
+    assert_same(model, fast)
+    assert not fast._toponas.as_written
+
+
+class Wide(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (2 if torch.get_default_dtype() is torch.float64 else 1)
+
+
+def test_the_default_dtype_counts_at_the_next_call(float64: None) -> None:
+    fast = toponas_fx.simplify(Wide(), X, audit=False)
+    assert torch.equal(fast(X), 2 * X)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(fast(X), X)
+
+
+class OwnConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_methods_that_name_their_class_are_looked_up_once_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = gc.get_referrers
+    monkeypatch.setattr(gc, "get_referrers", lambda *args: asked.append(args) or real(*args))
+    toponas_fx.simplify(nn.Sequential(*(OwnConv(4, 4, 1) for _ in range(30))).double(), X)
+    assert not asked
+
+    def made(scale: float) -> type[nn.Module]:
+        class Scaled(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * scale
+
+        return Scaled
+
+    kind = made(2.0)
+    toponas_fx.simplify(nn.Sequential(*(kind() for _ in range(30))), X)
+    assert 0 < len(asked) < 10  # once a recording
+
+
+class Noted(GDASSupernet):
+    """Its code names Python's generator, so that no number of it stays symbolic."""
+
+    seldom = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.seldom and random.random() < 0.001:
+            print("seldom")
+        return super().forward(x)
+
+
+def test_paths_are_recorded_with_numbers_that_cannot_stay_symbolic() -> None:
+    model = Noted(C=4, N=1).double()
+    fast: Any = toponas_fx.simplify(copy.deepcopy(model), torch.randn(2, 3, 8, 8).double(), audit=False)
+    for seed in range(40):
+        x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+        found = []
+        for one in (model, fast):
+            one.tau = 10 - seed // 10
+            torch.manual_seed(seed)
+            found.append(one(x))
+        assert torch.allclose(*found, rtol=1e-9, atol=1e-10)
+    assert not fast._toponas.as_written
+    assert fast._toponas.runs > 30
