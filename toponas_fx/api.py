@@ -210,13 +210,10 @@ def _compile_first(fast: SimplifiedModule, inputs: Inputs, inferred: bool) -> tu
     except Exception as error:
         if not fast.training:
             return None, []  # of a supernet that cannot be evaluated: the call that asks for that says so
-        if inferred:
-            shape = tuple(inputs.args[0].shape)
-            raise InputError(
-                f"forward fails on an inferred input of shape {shape} ({type(error).__name__}: {error}); "
-                "pass example_inputs"
-            ) from error
-        raise
+        if not inferred:
+            raise
+        told = f"an inferred input of shape {tuple(inputs.args[0].shape)} ({type(error).__name__}: {error})"
+        raise InputError(f"forward fails on {told}; pass example_inputs") from error
     state.captures[call.kind] = 1
     if call.integers:
         state.chosen.setdefault(call.open.fixed, call.integers)
