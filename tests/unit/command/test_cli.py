@@ -20,7 +20,7 @@ from wrong_passes import SwapWeights, add_pass
 ROOT = Path(__file__).parents[3]
 
 
-def run(*arguments: str, cwd: Path = ROOT / "tests") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path = ROOT / "tests" / "support") -> subprocess.CompletedProcess[str]:
     script = Path(sysconfig.get_path("scripts")) / "toponas-fx"
     command = [str(script)] if script.exists() else [sys.executable, "-m", "toponas_fx"]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
