@@ -31,6 +31,7 @@ from toponas_fx.errors import CaptureError, NotReadyError
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.progress import step
 
+NO_INDEX = "what is drawn is no index of one of several"
 FURTHER_TURNS = (0, 1)
 """Runs of the rounds that tell further choices apart; those of the first go everywhere."""
 
@@ -70,7 +71,7 @@ class AllPaths:
         known = forced.sizes | domains.sizes
         count = max(known, default=0)
         if count < 2:
-            raise UnlikePathsError("what is drawn is no index of one of several")
+            raise UnlikePathsError(NO_INDEX)
         if count > MOST:
             raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
         runs += [self._run(first, domains.forcing(turn), self.numbers) for turn in range(1, count)]

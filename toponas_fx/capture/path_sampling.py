@@ -18,7 +18,7 @@ from torch import fx, nn
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture import capture
-from toponas_fx.capture.all_paths import AllPaths, HeldNumberError
+from toponas_fx.capture.all_paths import NO_INDEX, AllPaths, HeldNumberError
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers, Source
 from toponas_fx.capture.forcing import NOTHING_KEPT
 from toponas_fx.capture.inputs import Inputs
@@ -94,8 +94,8 @@ def record_call(
     except ForeignDrawError as error:  # Python's random, which a graph can draw from where it draws an index
         try:
             return _all_paths(fast, forward, inputs, numbers, known, NOTHING_KEPT, chooses=False)
-        except (UnlikePathsError, CaptureError):
-            raise error from None
+        except (UnlikePathsError, CaptureError) as why:
+            raise _with_paths(error, why) from None
     where = _sampling(fast, forward, recorded)
     if where is None:
         return replace(recorded, why_not=reasons[0] if reasons else "")
@@ -103,6 +103,16 @@ def record_call(
     refusal = CaptureError(f"each run samples another path there{because}", where)
     refusal.guards = recorded.capture.guards.modes()
     raise refusal
+
+
+def _with_paths(error: ForeignDrawError, why: Exception) -> ForeignDrawError:
+    """Add to an error why the paths that Python draws cannot be one graph, where it draws which of several to take."""
+    if not isinstance(why, UnlikePathsError) or str(why) == NO_INDEX:
+        return error
+    sentence = str(error).removeprefix(f"{error.where}: ")
+    told = ForeignDrawError(f"{sentence}; the paths that are drawn cannot be one graph: {why}", error.where)
+    told.guards = error.guards
+    return told
 
 
 def _all_paths(

@@ -139,3 +139,30 @@ def test_paths_are_recorded_with_numbers_that_cannot_stay_symbolic() -> None:
         assert torch.allclose(*found, rtol=1e-9, atol=1e-10)
     assert not fast._toponas.as_written
     assert fast._toponas.runs > 30
+
+
+class Picked(Asking):
+    """It picks all of its modules before the first of them runs."""
+
+    def forward(self, x: Tensor) -> Any:
+        for op in [random.choice(self.ops) for _ in range(2)]:
+            x = op(x).relu()
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:.*runs as its user wrote it")
+def test_the_reason_says_what_is_against_paths_that_python_draws() -> None:
+    fast: Any = toponas_fx.simplify(Picked(ASKED["a global"], DRAWN["kept"]).double(), X)
+    (reason,) = set(fast._toponas.as_written.values())
+    assert "random generator is used" in reason
+    assert "the paths that are drawn cannot be one graph: " in reason
+
+
+def test_a_number_that_python_draws_is_told_as_before() -> None:
+    class Scaled(Asking):
+        def forward(self, x: Tensor) -> Any:
+            return x * random.random()
+
+    with pytest.warns(UserWarning, match="random generator is used") as told:
+        toponas_fx.simplify(Scaled(ASKED["a global"], DRAWN["kept"]).double(), X)
+    assert "cannot be one graph" not in str(told[0].message)
