@@ -62,7 +62,8 @@ class AllPaths:
             raise UnlikePathsError("its inputs have no batch")
         tree = TreeIndex.of(self.fast)
         given = sum(type(leaf) is int for leaf in pytree.tree_leaves(self.inputs)) if chooses else None
-        domains = find_domains(lambda forcing: self._fails(first, forcing), tree, given, self.kept)
+        ignored = () if given is None else self._ignored(first)
+        domains = find_domains(lambda forcing: self._fails(first, forcing), tree, given, self.kept, ignored)
         if self.kept and not domains.kept:
             raise UnlikePathsError(NOT_FEW)
         domains = domains.with_unread(self._unread(first, domains, tree))
@@ -100,6 +101,18 @@ class AllPaths:
         turns = tuple(found.fingerprint for found in runs)
         whole = replace(recording.capture, chooses=chooses, kept=tuple(domains.kept), turns=turns, domains=domains)
         return replace(recording, capture=whole)
+
+    def _ignored(self, small: Inputs) -> list[int]:
+        """Return which of the integers that forward is given it does not read, as far as one run shows."""
+        values = [leaf for leaf in pytree.tree_leaves(self.inputs) if type(leaf) is int]
+        try:
+            graph = capture(self.fast, self.forward, *small, self.numbers, Forcing(0, None, values)).graph
+        except CaptureError:
+            raise
+        except Exception:  # forward's own, for values that it is not given else
+            return []
+        nodes = [node for node in graph.nodes if node.op == "placeholder"][-len(values) :]
+        return [place for place, node in enumerate(nodes) if not node.users]
 
     def _unread(self, small: Inputs, domains: Domains, tree: TreeIndex) -> dict[Kept, Any]:
         """Return the integers that modules keep, that are no choices, and that a run does not read: with their values.

@@ -31,10 +31,12 @@ class Domains:
     Attributes:
         given: of the integers among forward's arguments, in order; None where these are no choices.
         kept: of the integers and names that modules keep.
+        ignored: which of the given integers forward does not read; any value of these will do.
     """
 
     given: Sequence[Sequence[int]] | None = None
     kept: Mapping[Kept, Sequence[Any]] = field(default_factory=dict)
+    ignored: Collection[int] = ()
 
     def with_unread(self, unread: Mapping[Kept, Any]) -> Domains:
         """Return the same with what forward does not read; any value of it will do."""
@@ -65,6 +67,9 @@ class Domains:
             UnlikePathsError: a run read one of the attributes otherwise, or what should have been unread.
         """
         nodes = [node for node in recorded.graph.nodes if node.op == "placeholder"]
+        integers = nodes[len(nodes) - len(self.kept) - len(self.given or ()) :]
+        if any(integers[place].users for place in self.ignored):
+            raise UnlikePathsError("forward reads an integer that it is given on some of its paths")
         for (kept, values), node in zip(self.kept.items(), nodes[len(nodes) - len(self.kept) :], strict=True):
             if len(values) == 1 and node.users:
                 raise UnlikePathsError(f"forward reads {kept} on some of its paths")
@@ -74,7 +79,9 @@ class Domains:
             recorded.guards.note_attribute(*key, pattern_of(tree, key, places), "")
 
 
-def find_domains(fails: Callable[[Forcing], bool], tree: TreeIndex, given: int | None, seen: _Seen) -> Domains:
+def find_domains(
+    fails: Callable[[Forcing], bool], tree: TreeIndex, given: int | None, seen: _Seen, ignored: Collection[int] = ()
+) -> Domains:
     """Find the values by trial.
 
     Args:
@@ -82,28 +89,32 @@ def find_domains(fails: Callable[[Forcing], bool], tree: TreeIndex, given: int |
         tree: the model's.
         given: how many integers are among forward's arguments; None where these are no choices.
         seen: the values that modules were seen to keep. Those that have no few candidates are left out.
+        ignored: which of the integers among forward's arguments it does not read.
 
     Raises:
         UnlikePathsError: an integer that forward is given may have more values than there may be candidates.
     """
     present = {kept: kept.value(tree) for kept in seen}
     integers = [kept for kept, value in present.items() if type(value) is int]
-    count = given or 0
+    read = [place for place in range(given or 0) if place not in ignored]
 
     def fail(values: Sequence[int]) -> bool:
-        kept = {**present, **dict(zip(integers, values[count:], strict=True))}
-        return fails(Forcing(0, None, None if given is None else values[:count], kept))
+        kept = {**present, **dict(zip(integers, values[len(read) :], strict=True))}
+        chosen = dict(zip(read, values, strict=False))
+        return fails(Forcing(0, None, None if given is None else [chosen.get(i, 0) for i in range(given)], kept))
 
-    sizes = _sizes(fail, [0] * count + [present[kept] for kept in integers])
-    if not all(sizes[:count]):
+    sizes = _sizes(fail, [0] * len(read) + [present[kept] for kept in integers])
+    if not all(sizes[: len(read)]):
         raise UnlikePathsError(ANY_INTEGER)
+    of_given = dict(zip(read, sizes, strict=False))
     found: dict[Kept, Sequence[Any]] = {}
-    for kept, size in zip(integers, sizes[count:], strict=True):
+    for kept, size in zip(integers, sizes[len(read) :], strict=True):
         values = (*range(size), *sorted(set(seen[kept]).difference(range(size))))
         if size and len(values) <= MOST:
             found[kept] = values
     found |= _names(fails, tree, present, {kept: seen[kept] for kept in seen if kept not in integers})
-    return Domains(None if given is None else list(map(range, sizes[:count])), found)
+    ranges = None if given is None else [range(of_given.get(place, 1)) for place in range(given)]
+    return Domains(ranges, found, tuple(ignored))
 
 
 def _sizes(fails: Callable[[Sequence[int]], bool], base: Sequence[int]) -> list[int]:
