@@ -7,6 +7,7 @@ are called with, or asked for, they are themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -31,11 +32,10 @@ class _StandIn(type):
 
     real: Any
     options: dict[str, Any]
-    watcher: Any
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         is_sized = args and (all(isinstance(size, int) for size in args) or isinstance(args[0], torch.Size))
-        if cls.watcher.is_watching and is_sized and not kwargs:
+        if is_sized and not kwargs and _WATCHERS and _WATCHERS[-1].is_watching:
             return torch.empty(*args, **cls.options)
         return cls.real(*args, **kwargs)
 
@@ -50,16 +50,32 @@ def text_of(value: Any) -> str | None:
     return f"{value.__module__}.{value.__name__}" if isinstance(value, type(torch.FloatTensor)) else None
 
 
-def stand_ins(watcher: Any) -> Iterator[tuple[ModuleType, str, Any]]:
-    """Yield where to put what stands in for a tensor type, under which name, and what that is.
+_WATCHERS: list[Any] = []
+"""What tells by ``is_watching`` whether sizes are seen; of recordings inside of one another, the innermost last."""
+_MADE: dict[tuple[str, str], _StandIn] = {}
+"""The stand-ins, made once: Python frees classes late, and an audit would make twenty of them."""
 
-    Args:
-        watcher: tells by ``is_watching`` whether sizes are to be seen.
-    """
+
+@contextmanager
+def seen_by(watcher: Any) -> Iterator[None]:
+    """Let a watcher decide, inside, whether tensor types that are called with sizes are seen."""
+    _WATCHERS.append(watcher)
+    try:
+        yield
+    finally:
+        _WATCHERS.pop()
+
+
+def stand_ins() -> Iterator[tuple[ModuleType, str, Any]]:
+    """Yield where to put what stands in for a tensor type, under which name, and what that is."""
     for module, device in ((torch, "cpu"), (torch.cuda, "cuda")):
         for name, dtype in _TYPES.items():
             real = vars(module).get(name)
-            if real is not None:
-                made = _StandIn(f"{module.__name__}.{name}", (), {})
-                made.real, made.options, made.watcher = real, {"dtype": dtype, "device": device}, watcher
-                yield module, name, made
+            if isinstance(real, _StandIn):
+                yield module, name, real
+            elif real is not None:
+                known = _MADE.get((module.__name__, name))
+                if known is None or known.real is not real:
+                    known = _MADE[module.__name__, name] = _StandIn(f"{module.__name__}.{name}", (), {})
+                    known.real, known.options = real, {"dtype": dtype, "device": device}
+                yield module, name, known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.autograd import Variable
 
 import toponas_fx
 from exactness import assert_runs_like, image, no_capture
+from toponas_fx.testing import graph_of
 
 REAL = torch.DoubleTensor, torch.FloatTensor, torch.LongTensor
 
@@ -97,3 +99,19 @@ def test_values_are_not(body: Callable[[Tensor], Any]) -> None:
     with pytest.warns(UserWarning, match="legacy constructor"):
         fast = toponas_fx.simplify(copy.deepcopy(model), image(), mode="exact")
     assert torch.allclose(fast(image()), model(image()), rtol=0, atol=1e-10)
+
+
+def test_a_recording_makes_no_classes() -> None:
+    def recorded() -> None:
+        graph_of(Cell(drop_path), image())
+
+    recorded()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(type.__subclasses__(object))
+        for _ in range(5):
+            recorded()
+        assert len(type.__subclasses__(object)) - before < 5
+    finally:
+        gc.enable()
