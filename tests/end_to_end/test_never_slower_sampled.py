@@ -68,9 +68,9 @@ def measurements(space: str, channels: int, side: int, batch: int, repeats: int)
 SIZES = ((4, 4, 2), (8, 16, 8), (16, 8, 64), (4, 32, 2))
 """Channels, sides and batches."""
 MISSED = pytest.mark.xfail(reason="each call asks for the options of all modules, those of candidates not taken too")
-"""What holds from GDAS on NAS-Bench-201 and from usual batches does not of small batches of the others, up to 1.15."""
+"""Where a step takes one to three milliseconds a call's own checks may be a tenth of it; ENAS' steps are as short."""
 CASES = [
-    pytest.param(space, *size, marks=[MISSED] if size[2] < 16 and space != "gdas-nasbench201" else [])
+    pytest.param(space, *size, marks=[MISSED] if size[2] < 16 and (space == "enas" or size == SIZES[0]) else [])
     for space in SPACES
     for size in SIZES
 ]
