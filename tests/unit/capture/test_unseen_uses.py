@@ -126,6 +126,7 @@ class Noted(GDASSupernet):
         return super().forward(x)
 
 
+@pytest.mark.slow
 def test_paths_are_recorded_with_numbers_that_cannot_stay_symbolic() -> None:
     model = Noted(C=4, N=1).double()
     fast: Any = toponas_fx.simplify(copy.deepcopy(model), torch.randn(2, 3, 8, 8).double(), audit=False)

@@ -39,7 +39,13 @@ def own(found: Iterator[Any]) -> set[Any]:
     return {target for target in found if getattr(target, "__module__", "").startswith("toponas_fx.ops")}
 
 
-@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"mode": "exact"}], ids=str)
+SLOW = [
+    pytest.param({"recompute": True}, marks=pytest.mark.slow),
+    pytest.param({"mode": "exact"}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("options", [{}, *SLOW], ids=str)
 def test_what_graphs_call_is_entered(options: dict[str, Any]) -> None:
     models: list[tuple[nn.Module, Any]] = [
         (darts.DARTSSupernet(C=4, layers=2), X),
