@@ -271,9 +271,9 @@ def _folded_weight(term: Any) -> Any:
     is_item = target is operator.getitem and isinstance(term.args[0], fx.Node)
     made = term.args[0] if is_item else term
     scale = facts(getattr(made, "target", None)).scale
-    if scale is None:
-        return None
-    found = made.args[scale]
+    found: Any = None if scale is None else made.args[scale]
+    if is_item != isinstance(found, list | tuple):
+        return None  # a slice of a result, which carries no weight of its own
     return found[term.args[1]] if is_item else found
 
 
