@@ -11,9 +11,7 @@ from toponas_fx.passes.drop_neutral import DropNeutral
 from toponas_fx.passes.drop_zero_candidates import DropZeroCandidates
 from toponas_fx.passes.eliminate_dead_code import EliminateDeadCode
 from toponas_fx.passes.float_modules import FloatModules
-from toponas_fx.passes.fold_scales import FoldScales
 from toponas_fx.passes.fold_weights import FoldWeights
-from toponas_fx.passes.fuse_siblings import FuseSiblings
 from toponas_fx.passes.gather_bare_weights import GatherBareWeights
 from toponas_fx.passes.lower_depthwise import LowerDepthwise
 from toponas_fx.passes.lower_pooling import LowerPooling
@@ -37,9 +35,7 @@ __all__ = [
     "DropZeroCandidates",
     "EliminateDeadCode",
     "FloatModules",
-    "FoldScales",
     "FoldWeights",
-    "FuseSiblings",
     "GatherBareWeights",
     "LowerDepthwise",
     "LowerPooling",
@@ -69,7 +65,6 @@ DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     GatherBareWeights(),  # before norms take the sum of those of one row
     FoldWeights(),  # into what merging left
     BatchKernels(),  # once no pass looks for the arithmetic of one edge
-    FoldScales(),  # of the kernels that were too large for that
     LowerDepthwise(),  # the operations are what they will be
     LowerPooling(),
     ConvertLayout(),  # once they are what will read the images

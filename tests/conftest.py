@@ -28,7 +28,7 @@ SAMPLED = {
     **dict.fromkeys(("gather_bare_weights", "search_sampling", "structures_kept", "structures_read"), 3),
     **dict.fromkeys(("classes_patched", "integers_ignored", "unstack_sums", "user_names"), 3),
     **dict.fromkeys(("capture_indexing", "capture_odd", "cli", "command_bench", "draw", "draw_cells", "guards"), 2),
-    **dict.fromkeys(("fuse_siblings", "fuse_siblings_refusals", "guards_outside", "never_stale", "second_order"), 2),
+    **dict.fromkeys(("guards_outside", "never_stale", "second_order"), 2),
     **dict.fromkeys(("audits_neutral", "guards_data", "share_sampled", "state_seen", "state_set_later"), 2),
     **dict.fromkeys(("testing_kit", "writes"), 2),
 }

@@ -24,7 +24,6 @@ PREREQUISITES = {
     "drop-neutral": (DetectMixedOps(),),
     "gather-bare-weights": (DetectMixedOps(),),
     "fold-weights": (DetectMixedOps(),),
-    "fold-scales": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
     "batch-kernels": (DetectMixedOps(), ShareModules(), NormalizeKernels(), MergeKernels()),
 }
 CLASSES = [value for value in vars(passes).values() if inspect.isclass(value) and issubclass(value, Pass)]

@@ -25,7 +25,7 @@ def test_a_former_name_has_what_the_module_has_now(former: str, present: str) ->
         *(("program", "Program"), ("state", "State"), ("sharing", "Sharing"), ("refusals", "Refusals")),
         *(("report", "Report"), ("pipeline", "PassRecord"), ("costs", "Costs"), ("ops", "mixed_sum")),
         *(("capture.guards", "StateGuards"), ("capture.fingerprint", "Fingerprint"), ("lean_pools", "avg_pool2d")),
-        ("simplify", "simplify_like"),
+        *(("simplify", "simplify_like"), ("passes.fold_scales", "FoldScales"), ("stacked_norm", "stacked_norm")),
     ],
 )
 def test_what_a_pickle_names_is_found(place: str, name: str) -> None:

@@ -29,11 +29,9 @@ ARITHMETIC = (
     "gather-bare-weights",
     "fold-weights",
     "batch-kernels",
-    "fold-scales",
     "lower-depthwise",
     "lower-pooling",
     "convert-layout",
-    "fuse-siblings",
     "recompute",
 )
 """Passes by which the same algebra is computed otherwise; it is read before the first of them."""

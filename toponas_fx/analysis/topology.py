@@ -267,14 +267,8 @@ def _connect(graph: nx.MultiDiGraph, flow: _Flow, values: dict[str, fx.Node]) ->
 
 def _folded_weight(term: Any) -> Any:
     """Return the weight that a term carries itself, or None."""
-    target = getattr(term, "target", None)
-    is_item = target is operator.getitem and isinstance(term.args[0], fx.Node)
-    made = term.args[0] if is_item else term
-    scale = facts(getattr(made, "target", None)).scale
-    found: Any = None if scale is None else made.args[scale]
-    if is_item != isinstance(found, list | tuple):
-        return None  # a slice of a result, which carries no weight of its own
-    return found[term.args[1]] if is_item else found
+    scale = facts(getattr(term, "target", None)).scale
+    return None if scale is None else term.args[scale]
 
 
 def _weight_text(weight: Any) -> str:

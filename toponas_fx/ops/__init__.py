@@ -2,9 +2,9 @@
 
 A graph may call what is exported here, and what the other modules of this room export under their own names:
 ``custom_autograd`` (sums and depthwise convolutions whose backward passes cost less than autograd's),
-``merged_kernels``, ``average_pooling``, ``batched`` (the arithmetic of many edges at once), ``stacked_norm``,
-``layouts`` (channels-last inside a graph, the original's layout at its border) and ``recomputing`` (cheap operations
-that keep a recipe in place of their result).
+``merged_kernels``, ``average_pooling``, ``batched`` (the arithmetic of many edges at once), ``layouts``
+(channels-last inside a graph, the original's layout at its border) and ``recomputing`` (cheap operations that keep a
+recipe in place of their result).
 
 A new operation is a function in a file of its own or beside its kin, with ``@operation(...)`` above it, which says what
 passes and analyses are to know of it (``registry``): its family, its name for people, whether it may be removed or
@@ -22,7 +22,6 @@ from toponas_fx.ops import (  # all of them, so that all operations are entered
     layouts,
     merged_kernels,
     recomputing,
-    stacked_norm,
 )
 from toponas_fx.ops.group_weights import ZERO_WEIGHT, group_shares, group_weight, signs_of
 from toponas_fx.ops.kernels import embed_kernel, kernel_scale, merge_biases, merge_kernels, scale_bias
@@ -52,7 +51,6 @@ __all__ = [
     "scale_bias",
     "scaled_norm",
     "signs_of",
-    "stacked_norm",
     "sum_of",
     "zeros_of",
 ]

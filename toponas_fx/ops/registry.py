@@ -25,7 +25,7 @@ class Operation:
         draws: whether it draws from a random generator.
         gives_data: False where its result is an answer (a truth value), no part of what is computed.
         norm: the position of the norm that it runs, or of a list of norms.
-        scale: of the weight that its result carries; of a list of weights where it returns several results.
+        scale: of the weight that its result carries.
         window: of the size of its windows; their stride comes next.
         keeps_input: whether the backward pass needs its first argument.
         may_pass_on: whether it may return the very tensor that it is given.

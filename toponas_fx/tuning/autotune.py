@@ -24,7 +24,7 @@ from toponas_fx.compiling.compiler import build_program
 from toponas_fx.errors import PassError
 from toponas_fx.ir.printer import format_graph
 from toponas_fx.module_tree.isolation import in_mode, no_trace
-from toponas_fx.passes import BatchKernels, ConvertLayout, FuseSiblings, LowerDepthwise, LowerPooling, MergeKernels
+from toponas_fx.passes import BatchKernels, ConvertLayout, LowerDepthwise, LowerPooling, MergeKernels
 from toponas_fx.rewriting.pass_base import Pass, Repeat
 from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.inspection import at_work
@@ -67,14 +67,6 @@ def _without(kind: Any) -> Callable[[Passes], Passes]:
     return lambda passes: tuple(entry for entry in passes if not isinstance(entry, kind))
 
 
-def _fused(passes: Passes) -> Passes:
-    """Fuse siblings once weights are folded, before operations get their implementation."""
-    if any(isinstance(entry, FuseSiblings) for entry in passes):
-        return passes
-    later = [index for index, entry in enumerate(passes) if isinstance(entry, LowerDepthwise)]
-    return passes if not later else (*passes[: later[0]], FuseSiblings(), *passes[later[0] :])
-
-
 ANSWERS = (
     Answer("images in channels-last layout", _option(ConvertLayout, layout=True)),
     Answer("images in the usual layout", _option(ConvertLayout, layout=False)),
@@ -84,7 +76,6 @@ ANSWERS = (
     Answer("the arithmetic of large kernels batched too", _option(BatchKernels, largest=2**62)),
     Answer("torch's backward pass of depthwise convolutions", _without(LowerDepthwise)),
     Answer("torch's average pooling", _without(LowerPooling)),
-    Answer("convolutions of one input fused", _fused),
 )
 
 

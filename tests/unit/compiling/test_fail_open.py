@@ -17,7 +17,7 @@ from equality import assert_same, double, run
 from toponas_fx import passes
 from toponas_fx.compiling import decide_sharing
 from toponas_fx.compiling.fail_open import can_be_left_out, without
-from toponas_fx.passes import DEFAULT_PASSES, FuseSiblings, Recompute
+from toponas_fx.passes import DEFAULT_PASSES, Recompute
 from toponas_fx.rewriting.pass_base import Pass, Repeat, Semantics
 
 C = 8
@@ -76,10 +76,10 @@ def image() -> Tensor:
 
 
 ALL = {type(pass_): pass_ for entry in DEFAULT_PASSES for pass_ in getattr(entry, "passes", (entry,))}
-ALL |= {FuseSiblings: FuseSiblings(), Recompute: Recompute()}
+ALL |= {Recompute: Recompute()}
 LEFT_OUT = [kind for kind, pass_ in ALL.items() if can_be_left_out((pass_,))]
 NEEDED = [kind for kind in ALL if kind not in LEFT_OUT]
-PASSES = (*DEFAULT_PASSES[:-2], FuseSiblings(), *DEFAULT_PASSES[-2:], Recompute())
+PASSES = (*DEFAULT_PASSES, Recompute())
 FAULT = "a fault of ours"
 
 

@@ -23,7 +23,7 @@ from toponas_fx.analysis.families import FAMILY_OF_FUNCTION, POOLINGS
 from toponas_fx.analysis.labels import label_of
 from toponas_fx.analysis.node_kinds import layer_of
 from toponas_fx.analysis.topology import _folded_weight
-from toponas_fx.ops import average_pooling, choices, norms, recomputing, stacked_norm
+from toponas_fx.ops import average_pooling, choices, norms, recomputing
 from toponas_fx.ops.registry import Operation, facts, operation, operations
 from toponas_fx.rewriting.pass_base import Pass
 
@@ -117,8 +117,6 @@ def test_a_weight_is_that_of_the_result_and_not_of_a_slice_of_it() -> None:
     _, normed = node_of(norms.scaled_norm, "x", "norm", 2.0)
     assert _folded_weight(normed) == 2.0
     assert _folded_weight(normed.graph.call_function(operator.getitem, (normed, 0))) is None
-    _, stacked = node_of(stacked_norm.stacked_norm, "x", ["norm", "norm"], [2.0, 3.0])
-    assert _folded_weight(stacked.graph.call_function(operator.getitem, (stacked, 1))) == 3.0
     assert _folded_weight(normed.args[0]) is None
 
 
