@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -35,6 +36,21 @@ class CaptureError(ToponasError):
 
 class ForeignDrawError(CaptureError):
     """Forward drew from Python's or numpy's random generator."""
+
+
+class CountError(CaptureError):
+    """Forward left another integer in an attribute than it read there: it counts, unless the next run finds it settled.
+
+    Attributes:
+        left: the table of attributes, the name and what forward left there, of each plain value that it wrote.
+    """
+
+    left: Sequence[tuple[dict[str, Any], str, Any]] = ()
+
+    def leaving(self, left: Sequence[tuple[dict[str, Any], str, Any]]) -> CountError:
+        """Note what forward left, and return the error."""
+        self.left = left
+        return self
 
 
 class NotReadyError(CaptureError):

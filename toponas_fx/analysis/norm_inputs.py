@@ -11,13 +11,15 @@ from toponas_fx.analysis.linear_ops import LinearOp, linear_op
 from toponas_fx.analysis.mixed_ops import is_mixed_sum
 from toponas_fx.ir import known_facts
 
+_SIZES = frozenset(("numel", "nelement", "size"))
+
 
 @dataclass(frozen=True)
 class Reads:
     """How often each parameter of a model is read by its graph, by identity.
 
     Attributes:
-        counts: id of the parameter to the number of reading nodes; a module counts once a call.
+        counts: id of the parameter to the number of nodes that read its values; a module counts once a call.
         opaque: ids of parameters within modules that run whole, where a reader cannot be rewritten.
     """
 
@@ -46,11 +48,16 @@ def _reads_of(gm: fx.GraphModule) -> Reads:
 def _read_by(gm: fx.GraphModule, node: fx.Node) -> Iterator[Tensor]:
     if node.op == "call_module":
         yield from known_facts.parameters_of(gm.get_submodule(str(node.target)))
-    elif node.op == "get_attr":
+    elif node.op == "get_attr" and not (node.users and all(map(_asks_size, node.users))):
         owner, _, name = str(node.target).rpartition(".")
         parameter = gm.get_submodule(owner)._parameters.get(name)
         if parameter is not None:
             yield parameter
+
+
+def _asks_size(node: fx.Node) -> bool:
+    """Return whether a node reads of a tensor what no normalization changes."""
+    return node.target in _SIZES or (node.target is getattr and node.args[1:] == ("shape",))
 
 
 def feeding_kernels(gm: fx.GraphModule, value: fx.Node) -> list[LinearOp]:

@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
 from toponas_fx.capture.alone import alone
+from toponas_fx.capture.attribute_writes import settled
 from toponas_fx.capture.draws import DrawFinder
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
 from toponas_fx.capture.fingerprint import Fingerprint
@@ -41,7 +42,7 @@ from toponas_fx.capture.module_patches import watched
 from toponas_fx.capture.not_ready import telling_state
 from toponas_fx.capture.python_state import CodeWatcher
 from toponas_fx.capture.recorder import Recorder
-from toponas_fx.errors import CaptureError, ForeignDrawError
+from toponas_fx.errors import CaptureError, CountError, ForeignDrawError
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import collector_off, no_trace, own_saved_tensors
 from toponas_fx.module_tree.tensor_paths import model_tensors
@@ -120,12 +121,32 @@ def capture(
         CaptureError: the run did something that a graph cannot repeat; the sentence names the user's file and line.
     """
     labels, start = check_signature(forward, args, kwargs), time.thread_time()
+
+    def run(**options: bool) -> Capture:
+        options = {"finds_draws": False, "may_count": False, **options}
+        try:
+            return _capture(root, forward, args, kwargs, labels, numbers, forcing, **options)
+        except ForeignDrawError:
+            return _capture(root, forward, args, kwargs, labels, numbers, forcing, **{**options, "finds_draws": True})
+
     with collector_off(), own_saved_tensors():
         try:
-            found = _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=False)
-        except ForeignDrawError:
-            found = _capture(root, forward, args, kwargs, labels, numbers, forcing, finds_draws=True)
+            found = run()
+        except CountError as error:
+            if not _settles(run, error):
+                raise
+            found = run(may_count=True)
     return replace(found, seconds=time.thread_time() - start)
+
+
+def _settles(run: Callable[[], Capture], error: CountError) -> bool:
+    """Return whether a run of forward that finds what the last one left in attributes counts no further."""
+    with settled(error.left):
+        try:
+            run()
+        except Exception:  # forward's own too: what is told is why it was tried
+            return False
+    return True
 
 
 def _capture(
@@ -138,12 +159,13 @@ def _capture(
     forcing: Forcing | None,
     *,
     finds_draws: bool,
+    may_count: bool,
 ) -> Capture:
     tree = TreeIndex.of(root)
     with torch.inference_mode(False):  # as forward will run
         recorder = Recorder(root, tree, finds_draws, numbers, forcing)
     try:
-        return _recorded(recorder, tree, root, forward, args, kwargs, labels)
+        return _recorded(recorder, tree, root, forward, args, kwargs, labels, may_count=may_count)
     finally:
         recorder.is_live = False
 
@@ -156,6 +178,8 @@ def _recorded(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     labels: list[str],
+    *,
+    may_count: bool,
 ) -> Capture:
     finds_draws, numbers = recorder.finds_draws, recorder.numbers
     code = CodeWatcher(recorder, tree, DrawFinder() if finds_draws else None)
@@ -180,7 +204,7 @@ def _recorded(
                 raise code.failure or error from None
         if code.failure is not None:
             raise code.failure
-        recorder.add_output(root, (own_args, own_kwargs), value)
+        recorder.add_output(root, (own_args, own_kwargs), value, may_count=may_count)
         if not _holds_same(pytree.tree_flatten((own_args, own_kwargs)), given):
             raise CaptureError(f"forward changes a list or dict that it is given; {RETURN}", _location(forward))
         if (where := recorder.changed_kept(tree)) is not None:

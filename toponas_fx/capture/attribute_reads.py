@@ -19,7 +19,7 @@ from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.pausing import Pause
 from toponas_fx.capture.symbolic_numbers import RecordedFloat, looks_inside
 from toponas_fx.capture.values import ValueTable, user_location
-from toponas_fx.errors import CaptureError
+from toponas_fx.errors import CaptureError, CountError
 from toponas_fx.module_tree.snapshots import INHERITED, MISSING, freeze
 from toponas_fx.module_tree.tensor_paths import MODULE_INTERNALS, TensorPath, walk_value
 
@@ -198,14 +198,34 @@ class AttributeReads:
             return
         if not value or not may_be_written(module, name, value[0]):
             raise self._cannot_write(module, name)
-        self.writes.note(path, module, name)
+        self.writes.note(path, module, name, user_location())
 
-    def _cannot_write(self, module: nn.Module, name: str) -> CaptureError:
+    def check_writes(self, root: nn.Module, others: Any, *, may_count: bool) -> None:
+        """Refuse what forward left in attributes where a graph cannot make it anew, once it has run.
+
+        Args:
+            root: the model.
+            others: what forward was given, and returns.
+            may_count: whether an integer may be another than was read there.
+
+        Raises:
+            CountError: one is.
+            CaptureError: an attribute holds what is no output.
+        """
+        counted = None if may_count else self.writes.counted(self.guards.attributes)
+        if counted is not None:
+            error = self._cannot_write(root.get_submodule(counted[0]), counted[1], CountError)
+            raise error.leaving(self.writes.plain()) if isinstance(error, CountError) else error
+        refused = self.writes.cannot_be_set(root, others)
+        if refused is not None:
+            raise self._cannot_write(root.get_submodule(refused[0]), refused[1])
+
+    def _cannot_write(self, module: nn.Module, name: str, kind: type[CaptureError] = CaptureError) -> CaptureError:
         path = self._paths[id(module)]
         for key in ((path, name), *self.writes.written):
             self.guards.attributes.pop(key, None)  # what forward changes itself is no condition of what follows
-        owner = f"`{path}`" if path else "the model"
-        return self._values.fail(f"forward writes the attribute `{name}` of {owner}; {WRITE}")
+        owner, where = f"`{path}`" if path else "the model", self.writes.places.get((path, name)) or user_location()
+        return self._values.fail(kind(f"forward writes the attribute `{name}` of {owner}; {WRITE}", where))
 
 
 def _inside(value: Any) -> Iterable[Any]:

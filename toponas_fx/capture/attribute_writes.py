@@ -8,7 +8,7 @@ other value, and a list that forward fills is an output as it is when forward re
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from toponas_fx.module_tree.snapshots import MISSING
 from toponas_fx.module_tree.tensor_paths import MODULE_INTERNALS, plain_attributes
 
 _PLAIN = frozenset((int, float, complex, str, bool, type(None), torch.dtype, torch.device, RecordedInt, RecordedFloat))
+_SIMPLE = frozenset((int, float, bool, str, type(None)))
 _Key = tuple[str, str]
 _KEYS = frozenset((int, str, float, bool, type(None)))
 
@@ -31,12 +32,14 @@ class AttributeWrites:
 
     Attributes:
         left: (module path, name) to what forward left there; complete once the run has ended.
+        places: (module path, name) to ``file:line`` of the user's code that wrote there first.
         numbers: the fractions that the run took out of tensors, by identity: other ones at each call.
     """
 
     def __init__(self) -> None:
         """Nothing is written yet."""
         self.left: dict[tuple[str, str], Any] = {}
+        self.places: dict[tuple[str, str], str] = {}
         self.numbers: dict[int, float] = {}
         self._before: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
 
@@ -49,10 +52,11 @@ class AttributeWrites:
         """The attributes that the run has written so far, by path of the module and name."""
         return tuple(self._before)
 
-    def note(self, path: str, module: nn.Module, name: str) -> None:
-        """Note that an attribute is about to be written."""
+    def note(self, path: str, module: nn.Module, name: str, where: str) -> None:
+        """Note that an attribute is about to be written, by a line of the user's code."""
         table = object.__getattribute__(module, "__dict__")
         self._before.setdefault((path, name), (table, table.get(name, MISSING)))
+        self.places.setdefault((path, name), where)
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -67,14 +71,23 @@ class AttributeWrites:
                 else:
                     table[key[1]] = before
 
-    def cannot_be_set(
-        self, root: nn.Module, read: Mapping[tuple[str, str], Any], others: Any
-    ) -> tuple[str, str] | None:
+    def counted(self, read: Mapping[tuple[str, str], Any]) -> _Key | None:
+        """Return the first attribute in which the run left another integer than it read there, or None."""
+        for key, value in self.left.items():
+            if type(value) is int and type(read.get(key)) is int and value != read[key]:
+                return key
+        return None
+
+    def plain(self) -> list[tuple[dict[str, Any], str, Any]]:
+        """Return the plain values that the run left: the table of attributes, the name and the value of each."""
+        left = [(self._before[key][0], key[1], value) for key, value in self.left.items()]
+        return [known for known in left if type(known[2]) in _SIMPLE]
+
+    def cannot_be_set(self, root: nn.Module, others: Any) -> tuple[str, str] | None:
         """Return the first attribute whose value a graph cannot make anew, or None; asked once the run has ended.
 
         Args:
             root: the model.
-            read: what the run read of attributes before: a counter holds for one call only.
             others: what forward was given, and returns: a list must not be there too, which would be one object.
         """
         if not self.left:
@@ -83,8 +96,7 @@ class AttributeWrites:
         taken = {id(container) for container in _containers((*held, others))}
         for key, value in self.left.items():
             own = list(map(id, _containers((value,))))
-            is_count = type(value) is int and type(read.get(key)) is int and value != read[key]
-            if is_count or not self._is_output(value) or len(set(own)) < len(own) or not taken.isdisjoint(own):
+            if not self._is_output(value) or len(set(own)) < len(own) or not taken.isdisjoint(own):
                 return key
             taken.update(own)
         return None
@@ -98,6 +110,22 @@ class AttributeWrites:
             isinstance(value, tuple) and hasattr(value, "_fields")
         )
         return is_sequence and all(map(self._is_output, value))
+
+
+@contextmanager
+def settled(left: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    """Let attributes hold inside what a run left there: the table, the name and the value of each."""
+    before = [(table, name, table.get(name, MISSING)) for table, name, _ in left]
+    try:
+        for table, name, value in left:
+            table[name] = value
+        yield
+    finally:
+        for table, name, value in before:
+            if value is MISSING:
+                table.pop(name, None)
+            else:
+                table[name] = value
 
 
 def may_be_written(module: nn.Module, name: str, value: Any) -> bool:

@@ -114,13 +114,11 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
         if self._forcing is not None:
             self.give_kept(self._forcing)
 
-    def add_output(self, root: nn.Module, arguments: Any, value: Any) -> None:
+    def add_output(self, root: nn.Module, arguments: Any, value: Any, *, may_count: bool = False) -> None:
         """Make the output node: what forward returns, and, where it wrote attributes, what it left there."""
         self.note_tables()
         self._check_grad_mode()
-        refused = self.writes.cannot_be_set(root, self.guards.attributes, (arguments, value))
-        if refused is not None:
-            raise self._cannot_write(root.get_submodule(refused[0]), refused[1])
+        self.check_writes(root, (arguments, value), may_count=may_count)
         self._values.give_back((value, tuple(self.writes.left.values())) if self.writes.left else value)
         if self._values.failure is not None:
             raise self._values.failure
