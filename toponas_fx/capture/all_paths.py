@@ -1,4 +1,7 @@
-"""All paths of a call that takes one of many, recorded as one graph: a run for each candidate, merged, and tried."""
+"""All paths of a call that takes one of many, recorded as one graph: a run for each candidate, merged, and tried.
+
+A call that is given integers and reads none of them (the number of a step) has one path, whatever they are.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from toponas_fx.analysis.arms import selects
 from toponas_fx.capture import Capture, capture
 from toponas_fx.capture.domains import NOT_FEW, Domains, find_domains
 from toponas_fx.capture.expressions import Numbers, Source, others_like
@@ -70,8 +74,8 @@ class AllPaths:
         forced = domains.forcing(0)
         runs = [self._run(first, forced, self.numbers)]
         known = forced.sizes | domains.sizes
-        count = max(known, default=0)
-        if count < 2:
+        count = max(known, default=1)
+        if count < 2 and (not ignored or len(ignored) != given):
             raise UnlikePathsError(NO_INDEX)
         if count > MOST:
             raise UnlikePathsError(f"a choice has {count} candidates, more than {MOST}")
@@ -87,7 +91,7 @@ class AllPaths:
         others = others_like(self.numbers, self.known, runs[0].guards.conditions)
         if others is None:
             raise UnlikePathsError("a number that changes has no other value that may be tried")
-        rounds = range(rounds_for(forced.count, known))
+        rounds = range(rounds_for(forced.count, known) if count > 1 else 1)  # one path, which reads no integer
         mixed = [
             self._run(second, domains.forcing(turn, of), others)
             for of in rounds
@@ -180,6 +184,6 @@ def _as_recording(
         entered=tuple(dict.fromkeys(path for found in every for path in found.entered)),
         fingerprint=Fingerprint.of(merged.graph, ()),
         any_grad_mode=all(found.any_grad_mode for found in every),
-        draws=True,
+        draws=first.draws or bool(selects(merged.graph)),
     )
     return Recording(one, small, any_batch=True)

@@ -41,7 +41,8 @@ def merge_paths(graphs: Sequence[fx.Graph]) -> Merged:
     """Merge runs.
 
     Args:
-        graphs: recorded runs with forced draws, each of which took one candidate everywhere; left as they are.
+        graphs: recorded runs with forced draws, each of which took one candidate everywhere; left as they are. One is
+            a run without choices.
 
     Raises:
         UnlikePathsError: they cannot be merged.
@@ -50,7 +51,7 @@ def merge_paths(graphs: Sequence[fx.Graph]) -> Merged:
     if len({len(row) for row in values}) > 1:
         raise UnlikePathsError("how many choices are made depends on a choice")
     settled = frozenset(i for i, column in enumerate(zip(*values, strict=True)) if len(set(column)) == 1)
-    if len(settled) == len(values[0]):
+    if len(graphs) > 1 and len(settled) == len(values[0]):
         raise UnlikePathsError("what parts them was not seen")
     return _Merger([Run(graph, settled) for graph in graphs], settled).merge()
 
