@@ -50,7 +50,7 @@ __all__ = [
 
 DEFAULT_PASSES: tuple[Pass | Repeat, ...] = (
     UnstackSums(),  # so that every weighted sum is written with additions
-    DetectMixedOps(),  # everything below reads mixtures in their normal form
+    DetectMixedOps(),  # everything below reads mixed operations in their normal form
     DropZeroCandidates(),  # before sharing, which would count a zero as a candidate
     Repeat(
         Deduplicate(),  # one value for all candidates' ReLUs first; sharing exposes further equals

@@ -1,4 +1,4 @@
-"""Drop the terms of a mixture that are identically zero.
+"""Drop the terms of a mixed operation that are identically zero.
 
 Before::
 

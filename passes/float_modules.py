@@ -37,10 +37,10 @@ After::
     %15 = mixed_sum([%11, %14], [%3, %4], (0, 0))
     return %15
 
-A stage ends in a norm. With ``v_i = g_i(u_i)`` the stages at one place in candidates i of one mixture, the g_i alike
-and each ``u_i`` linear in a kernel of its own, all v_i become one ``g(sum_i p_i u_i)``, ``p_i = |w_i| / sum_j |w_j|``
-(TopoNAS, arXiv 2408.01311, floating module sharing; the formula is this project's). The kernels carry the shares, the
-outer weights keep the signs. At every one-hot weight vector the chosen candidate meets what it had, its norms tied.
+A stage ends in a norm. With ``v_i = g_i(u_i)`` the stages at one place in candidates i of one mixed operation, the g_i
+alike and each ``u_i`` linear in a kernel of its own, all v_i become one ``g(sum_i p_i u_i)``, ``p_i = |w_i| / sum_j
+|w_j|`` (TopoNAS, arXiv 2408.01311, floating module sharing; the formula is this project's). The kernels carry the
+shares, the outer weights keep the signs. At one-hot weights the chosen candidate meets what it had, its norms tied.
 
 ``placement`` says which stages meet: ``"first"`` aligns candidates at their start, so a one-stage candidate floats onto
 the first stage of a two-stage one; ``"last"`` aligns them at their end, once share-modules has shared the ends;
@@ -66,7 +66,7 @@ from torch import Tensor, fx, nn
 
 from toponas_fx import ops
 from toponas_fx.analysis.effects import is_pure
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.analysis.model_reads import inputs_from
 from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
 from toponas_fx.analysis.stages import alike_stages, cheaper_placement
@@ -115,13 +115,13 @@ class FloatModules(Pass):
             raise PreconditionError(f"placement must be one of {PLACEMENTS}, not {self.placement!r}")
 
     def plan(self, gm: fx.GraphModule) -> Plan:
-        """Find, in each mixture, alike norms at the chosen place."""
+        """Find, in each mixed operation, alike norms at the chosen place."""
         matches: list[AlikeStages] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        for mixture in mixtures(gm.graph):
-            placement = cheaper_placement(calls, mixture) if self.placement == "auto" else self.placement
-            for group in alike_stages(calls, mixture, placement):
+        for mixed in mixed_ops(gm.graph):
+            placement = cheaper_placement(calls, mixed) if self.placement == "auto" else self.placement
+            for group in alike_stages(calls, mixed, placement):
                 reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}
                 reasons |= why_not_together({call: group[call] for call in group if reasons[call] is None})
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]

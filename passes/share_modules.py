@@ -1,4 +1,4 @@
-"""Share what candidates of one mixture end in: partial module sharing (PMS).
+"""Share what candidates of one mixed operation end in: partial module sharing (PMS).
 
 Before::
 
@@ -57,7 +57,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.analysis.mixed_ops import Mixture, is_negated, mixtures
+from toponas_fx.analysis.mixed_ops import MixedOp, is_negated, mixed_ops
 from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
@@ -67,7 +67,7 @@ from toponas_fx.rewriting.sum_terms import SumTerms
 
 @dataclass(frozen=True)
 class AlikeEnds:
-    """Calls of alike modules that end candidates of one mixture; the first one's module stays."""
+    """Calls of alike modules that end candidates of one mixed operation; the first one's module stays."""
 
     sum_node: fx.Node
     calls: tuple[fx.Node, ...]
@@ -93,19 +93,19 @@ class ShareModules(Pass):
     stage: ClassVar[Stage] = Stage.SHARE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
-        """Find mixtures with alike ends; those that cannot be shared are left out, the others share."""
+        """Find mixed operations with alike ends; those that cannot be shared are left out, the others share."""
         matches: list[AlikeEnds] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        for mixture in mixtures(gm.graph):
-            for group in _alike_ends(calls, mixture):
-                weights = {call: mixture.weights[mixture.terms.index(call)] for call in group}
-                reasons = {call: _why_not(calls, mixture, call, weight) for call, weight in weights.items()}
+        for mixed in mixed_ops(gm.graph):
+            for group in _alike_ends(calls, mixed):
+                weights = {call: mixed.weights[mixed.terms.index(call)] for call in group}
+                reasons = {call: _why_not(calls, mixed, call, weight) for call, weight in weights.items()}
                 reasons |= why_not_together({call: weights[call] for call in group if reasons[call] is None})
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
                 if len(able) > 1:
-                    matches.append(AlikeEnds(mixture.node, able, type(calls.module(able[0])).__name__))
+                    matches.append(AlikeEnds(mixed.node, able, type(calls.module(able[0])).__name__))
         return Plan(tuple(matches), tuple(refusals))
 
     def apply(self, match: AlikeEnds, rewriter: Rewriter) -> None:
@@ -128,25 +128,25 @@ class ShareModules(Pass):
             rewriter.tie(str(calls[0].target), str(call.target))
 
 
-def _alike_ends(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]:
-    """Yield groups of two or more calls of alike modules among a mixture's terms."""
-    count_of: Any = mixture.node.args[0].count  # type: ignore[union-attr]
+def _alike_ends(calls: ModuleCalls, mixed: MixedOp) -> Iterator[list[fx.Node]]:
+    """Yield groups of two or more calls of alike modules among a mixed operation's terms."""
+    count_of: Any = mixed.node.args[0].count  # type: ignore[union-attr]
     groups: dict[Any, list[fx.Node]] = {}
-    for term in mixture.terms:
+    for term in mixed.terms:
         likeness = calls.likeness(term)
         if likeness is not None and count_of(term) == 1:  # a value that counts twice is not two that are alike
             groups.setdefault(likeness, []).append(term)
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _why_not(calls: ModuleCalls, mixture: Mixture, call: fx.Node, weight: Any) -> str | None:
-    if list(call.users) != [mixture.node]:
+def _why_not(calls: ModuleCalls, mixed: MixedOp, call: fx.Node, weight: Any) -> str | None:
+    if list(call.users) != [mixed.node]:
         return "something besides the mixed operation reads a candidate's result"
     if not isinstance(weight, fx.Node):
         return "a candidate has a constant weight"
     if is_negated(weight):
         return "a candidate is subtracted: at its one-hot architecture the sum is minus what it computes"
-    return calls.why_not(call) or calls.why_not_moved(call, mixture.node)
+    return calls.why_not(call) or calls.why_not_moved(call, mixed.node)
 
 
 def _group(rewriter: Rewriter, weights: list[Any]) -> tuple[Any, list[Any]]:

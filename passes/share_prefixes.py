@@ -1,4 +1,4 @@
-"""Share alike modules that read one value in several candidates of a mixture.
+"""Share alike modules that read one value in several candidates of a mixed operation.
 
 Before::
 
@@ -45,7 +45,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.analysis.mixed_ops import Mixture, candidate_nodes, mixtures
+from toponas_fx.analysis.mixed_ops import MixedOp, candidate_nodes, mixed_ops
 from toponas_fx.analysis.module_calls import ModuleCalls
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
@@ -77,12 +77,12 @@ class SharePrefixes(Pass):
     stage: ClassVar[Stage] = Stage.SHARE
 
     def plan(self, gm: fx.GraphModule) -> Plan:
-        """Find, in each mixture, alike modules with parameters or buffers on one value."""
+        """Find, in each mixed operation, alike modules with parameters or buffers on one value."""
         matches: list[AlikeStarts] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        for mixture in mixtures(gm.graph):
-            for group in _alike_starts(calls, mixture):
+        for mixed in mixed_ops(gm.graph):
+            for group in _alike_starts(calls, mixed):
                 reasons = {call: _why_not(calls, call, group[0]) for call in group}
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]
                 able = tuple(call for call in group if reasons[call] is None)
@@ -98,14 +98,14 @@ class SharePrefixes(Pass):
             rewriter.replace(call, first)
 
 
-def _alike_starts(calls: ModuleCalls, mixture: Mixture) -> Iterator[list[fx.Node]]:
+def _alike_starts(calls: ModuleCalls, mixed: MixedOp) -> Iterator[list[fx.Node]]:
     """Yield groups of calls, each in another candidate, of alike modules on one value."""
     groups: dict[Any, list[fx.Node]] = {}
-    for term in dict.fromkeys(mixture.terms):
+    for term in dict.fromkeys(mixed.terms):
         if not isinstance(term, fx.Node):
             continue
         seen: set[Any] = set()
-        for node in candidate_nodes(term, mixture.node):
+        for node in candidate_nodes(term, mixed.node):
             likeness = calls.likeness(node)
             key = (likeness, node.args[0]) if likeness is not None and calls.owns_tensors(node) else None
             if key is not None and key not in seen:

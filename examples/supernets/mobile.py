@@ -1,4 +1,4 @@
-"""A search supernet of mobile blocks: a chain of mixtures over inverted residuals of unlike kernels and expansions.
+"""A search supernet of mobile blocks: a chain of mixed operations over inverted residuals of unlike kernels and widths.
 
 Wu et al., "FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural Architecture Search"
 (arXiv 1812.03443), sections 3.1 and 3.3, without the latency in the loss. Each block chooses a kernel size of

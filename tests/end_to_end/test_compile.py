@@ -149,7 +149,7 @@ def test_no_weight_is_frozen(training: bool) -> None:
 
 
 class Heated(nn.Module):
-    """A mixture whose temperature is Python's, and whose path may be."""
+    """A mixed operation whose temperature is Python's, and whose path may be."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The DARTS space and its relatives through ``simplify``: counts, every vertex, bytes saved."""
+"""The DARTS space and its relatives through ``simplify``: counts, every one-hot architecture, bytes saved."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rows_of(model: nn.Module) -> list[Tensor]:
     return [row for alphas in model.arch_parameters() for row in alphas.data.reshape(-1, alphas.shape[-1])]
 
 
-def vertices(model: nn.Module) -> Iterator[None]:
+def one_hot(model: nn.Module) -> Iterator[None]:
     """Make each candidate of each row the chosen one in turn, with other choices elsewhere in each round."""
     rows = rows_of(model)
     for shift in range(max(map(len, rows))):
@@ -62,7 +62,7 @@ def test_every_vertex(name: str, placement: str) -> None:
     model = double(SUPERNETS[name]())
     fast = toponas_fx.simplify(model, X.double(), passes=placed(placement))
     scatter_statistics(fast)
-    for _ in vertices(model):
+    for _ in one_hot(model):
         for training in (True, False):
             fast.train(training)
             assert_vertex(fast, (X.double(),), architecture=model.arch_parameters())
@@ -78,7 +78,7 @@ def test_restore_at_vertices(name: str) -> None:
     model = double(SUPERNETS[name]())
     fast = toponas_fx.simplify(model, X.double())
     scatter_statistics(fast)
-    for index, _ in enumerate(vertices(model)):
+    for index, _ in enumerate(one_hot(model)):
         plain = toponas_fx.restore(fast)
         assert type(plain) is type(model)
         training = bool(index % 2)

@@ -1,4 +1,4 @@
-"""The NAS-Bench-201 supernet of the examples through ``simplify``: counts, vertices, exactness, cost, gradients."""
+"""The NAS-Bench-201 supernet of the examples through ``simplify``: counts, one-hot weights, exactness, cost."""
 
 from __future__ import annotations
 

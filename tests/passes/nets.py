@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 class Edge(nn.Module):
-    """One mixture: ``sum(w * op(x))`` over candidates, the weights taken as they are."""
+    """One mixed operation: ``sum(w * op(x))`` over candidates, the weights taken as they are."""
 
     def __init__(self, *candidates):
         super().__init__()

@@ -6,7 +6,7 @@ from torch import nn
 
 import toponas_fx
 from nets import Edge, Net, lines_of, prepare, undecide
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.analysis.module_calls import ModuleCalls
 from toponas_fx.analysis.stages import cheaper_placement
 from toponas_fx.passes import (
@@ -139,9 +139,9 @@ def test_counts_of_a_darts_edge(placement, slack, convolutions):
 )
 def test_auto_takes_the_placement_with_fewer_taps(candidates, expected):
     fast = toponas_fx.simplify(Edge(*candidates), X, passes=(DetectMixedOps(), Deduplicate())).train()
-    (mixture,) = mixtures(fast.graph)
+    (mixed,) = mixed_ops(fast.graph)
     undecide(fast)
-    assert cheaper_placement(ModuleCalls.of(fast), mixture) == expected
+    assert cheaper_placement(ModuleCalls.of(fast), mixed) == expected
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -165,7 +165,7 @@ def test_leaves_kernels_whose_mixture_feeds_a_norm_of_its_own():
 
 @pytest.mark.parametrize("per", ["kernel", "filter"])
 def test_the_scale_of_a_kernel_does_not_matter(per):
-    """Both sides of the vertex test would forget a forgotten normalization alike; this one does not."""
+    """Both sides of the one-hot test would forget a forgotten normalization alike; this one does not."""
     fast = toponas_fx.simplify(prepare(Edge(conv_norm(1), conv_norm(3))), X.double(), passes=ALL, normalize=per)
     with torch.no_grad(), untouched(fast):
         before = fast(X.double())

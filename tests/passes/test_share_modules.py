@@ -1,4 +1,4 @@
-"""Share modules: what alike candidates of one mixture end in runs once, and every architecture computes what it did."""
+"""Share modules: what alike candidates of one edge end in runs once, and every architecture computes what it did."""
 
 import copy
 
@@ -153,7 +153,7 @@ def test_keeps_modules_alike_only_across_edges():
 
 
 def test_in_evaluation_all_positive_weights_agree():
-    """There the shared norm is affine: one call on the mixture is the mixture of the calls."""
+    """There the shared norm is affine: one call on the mixed operation is the mixed operation of the calls."""
     fast = toponas_fx.simplify(prepare(TwoEdges()), X.double(), passes=(*FIRST, ShareModules())).eval()
     with torch.no_grad():
         for row in torch.rand(5, 2, 2, dtype=torch.float64):

@@ -67,8 +67,8 @@ def test_rewrites(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_the_sum_is_one_mixture_of_one_row(way):
     fast, _ = check_pass(DetectMixedOps(), net(WAYS[way]), X, prerequisites=(UnstackSums(),))
-    (mixture,) = lines_of(fast, "mixed_sum")
-    assert mixture.endswith("(0, 0, 0))")
+    (mixed,) = lines_of(fast, "mixed_sum")
+    assert mixed.endswith("(0, 0, 0))")
 
 
 def read_twice(self, x):

@@ -39,8 +39,8 @@ def chain(names: Sequence[str]) -> nn.Sequential:
     return nn.Sequential(*(OPERATIONS[name]() for name in names))
 
 
-class Mixture(nn.Module):
-    """A stem and a mixture of the operations in a row, of the same in the other order, of the last and of the input."""
+class MixedOp(nn.Module):
+    """A stem and a weighted sum of operations in a row, of the same in the other order, of the last, of the input."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ def built(kind: Callable[[Sequence[str]], nn.Module], names: Sequence[str]) -> t
 
 
 def assert_chain(names: Sequence[str], mode: str, recompute: bool) -> None:
-    """Assert that a chain and a mixture of it run as the original in float64 does; sharing is exact at vertices."""
-    for kind in (chain, Mixture):
+    """Assert that a chain and a mixed operation of it run as the original does, shared at one-hot weights."""
+    for kind in (chain, MixedOp):
         model, x = built(kind, names)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Random stacks through floating, sharing and merging: every vertex, every sign, and weights at zero."""
+"""Random stacks through floating, sharing and merging: every one-hot architecture, every sign, and weights at zero."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Given(nn.Module):
 
 
 class OfWidth(nn.Module):
-    """A mixture that takes its image by name, made with arguments."""
+    """A mixed operation that takes its image by name, made with arguments."""
 
     def __init__(self, count: int, norm: Any) -> None:
         super().__init__()

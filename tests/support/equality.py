@@ -61,7 +61,7 @@ def assert_vertex(
 ) -> None:
     """Assert that graph and reference agree at the present weights, in the present mode.
 
-    Gradients are compared too, but for those of the architecture weights: sharing changes what lies between vertices.
+    Gradients are compared too, but for those of the architecture weights: sharing changes what lies between.
     """
     ids = {id(tensor) for tensor in architecture}
     wanted = [parameter for parameter in fast.parameters() if parameter.requires_grad and id(parameter) not in ids]

@@ -38,7 +38,7 @@ class Cell(nn.Module):
 
 
 class Net(nn.Module):
-    """A mixture; ``use`` says what becomes of the number ``t``."""
+    """A mixed operation; ``use`` says what becomes of the number ``t``."""
 
     scale = 2.0
 

@@ -167,7 +167,7 @@ def _class_of(source: Source) -> Any:
 
 
 def random_source(seed: int) -> Source:
-    """Return the module of a seed; every other one holds no mixture, every eighth what cannot be compiled."""
+    """Return the module of a seed; every other one holds no mixed operation, every eighth what cannot be compiled."""
     draw = random.Random(seed)
     inputs = draw.choice(list(_INPUTS))
     images, constructor, body = ["v0", "v1"], [], []
@@ -177,7 +177,7 @@ def random_source(seed: int) -> Source:
         values = {"n": number, "i": draw.randrange(4), "o": f"v{number + 2}"}
         values["x"], values["a"] = draw.choice(images[-3:]), draw.choice(images)
         before, _, after = (part.strip() for part in draw.choice(pool).rpartition("---"))
-        constructor.append(_mixture(before, number, draw) if before.startswith("row") else before.format(**values))
+        constructor.append(_mixed(before, number, draw) if before.startswith("row") else before.format(**values))
         body.append(after.format(**values))
         images.append(values["o"])
     output = draw.choice(_OUTPUTS).format(x=images[-1], a=draw.choice(images))
@@ -189,8 +189,8 @@ def random_source(seed: int) -> Source:
     return Source(seed, text, inputs)
 
 
-def _mixture(row: str, number: int, draw: random.Random) -> str:
-    """Return what the constructor makes for a mixture: a row of weights and as many candidates."""
+def _mixed(row: str, number: int, draw: random.Random) -> str:
+    """Return what the constructor makes for a mixed operation: a row of weights and as many candidates."""
     _, kind, count = row.split()
     chosen = ", ".join(draw.choice(_CANDIDATES) for _ in range(int(count)))
     return f"self.add_row('r{number}', '{kind}', {count})\nself.c{number} = nn.ModuleList([{chosen}])"

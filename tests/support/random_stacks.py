@@ -29,7 +29,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stacks:
-    """One mixture of stacks.
+    """One mixed operation of stacks.
 
     Attributes:
         candidates: the stages of each.
@@ -48,7 +48,7 @@ class Stacks:
 
 @st.composite
 def stacks(draw: st.DrawFn) -> Stacks:
-    """Draw a mixture of one to four stacks of one to three stages."""
+    """Draw a mixed operation of one to four stacks of one to three stages."""
     stage = st.builds(
         Stage,
         st.sampled_from((1, 3, 5)),
@@ -68,7 +68,7 @@ def stacks(draw: st.DrawFn) -> Stacks:
 
 
 class StackMixture(nn.Module):
-    """The mixture that a ``Stacks`` describes, between a first layer and a mean; ``alphas`` are its weights."""
+    """The mixed operation that a ``Stacks`` describes, between a first layer and a mean; ``alphas`` are its weights."""
 
     def __init__(self, spec: Stacks) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class StackMixture(nn.Module):
 
 
 def example_input(spec: Stacks) -> Tensor:
-    """Return a batch that the mixture takes, f64."""
+    """Return a batch that the mixed operation takes, f64."""
     sizes = {0: (), 1: (9,), 2: (7, 7), 3: (4, 4, 4)}[spec.dims]
     return torch.randn(5, 3, *sizes, dtype=torch.float64)
 

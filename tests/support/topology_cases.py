@@ -78,7 +78,7 @@ class Cell(nn.Module):
 
 
 class OneEdge(nn.Module):
-    """One mixture at the root, of the candidates given, behind a stem."""
+    """One mixed operation at the root, of the candidates given, behind a stem."""
 
     def __init__(self, *ops):
         super().__init__()

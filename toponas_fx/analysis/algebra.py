@@ -20,7 +20,7 @@ from toponas_fx.analysis.candidate_names import candidate_terms, is_zero
 from toponas_fx.analysis.drawn_algebra import written_draw
 from toponas_fx.analysis.drawn_edges import Draw, draw_of, edges, is_draw
 from toponas_fx.analysis.edge_reader import Edge, EdgeReader
-from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum
+from toponas_fx.analysis.mixed_ops import MixedOp, is_mixed_sum
 
 __all__ = ["ARITHMETIC", "Edge", "edges_of", "with_results"]
 
@@ -52,20 +52,20 @@ def edges_of(gm: fx.GraphModule, topology: nx.MultiDiGraph) -> tuple[Edge, ...]:
     }
     values = set(topology)
     found: list[Edge] = []
-    for mixture in edges(gm.graph):
-        parts = [known[mixture.node.name, mixture.edge, position] for position in mixture.positions]
+    for mixed in edges(gm.graph):
+        parts = [known[mixed.node.name, mixed.edge, position] for position in mixed.positions]
         chains = [chain for _, chain in parts]
-        groups = candidate_terms(mixture, chains)
-        weights = tuple(_name(mixture.weights[group[0]]) for group in groups)
+        groups = candidate_terms(mixed, chains)
+        weights = tuple(_name(mixed.weights[group[0]]) for group in groups)
         tensors = tuple(frozenset(_tensors(gm, [n for i in group for n in chains[i]])) for group in groups)
-        places = tuple(tuple(mixture.positions[i] for i in group) for group in groups)
-        zeros = frozenset(i for i, group in enumerate(groups) if is_zero(mixture.terms[group[-1]]))
-        edge = Edge((mixture.node.name, mixture.edge), parts[0][0], places, weights, tensors, zeros, "")
+        places = tuple(tuple(mixed.positions[i] for i in group) for group in groups)
+        zeros = frozenset(i for i, group in enumerate(groups) if is_zero(mixed.terms[group[-1]]))
+        edge = Edge((mixed.node.name, mixed.edge), parts[0][0], places, weights, tensors, zeros, "")
         reader = EdgeReader.of(gm, edge, nodes, values)
-        if isinstance(mixture, Draw):
-            text = written_draw(mixture, reader)
+        if isinstance(mixed, Draw):
+            text = written_draw(mixed, reader)
         else:
-            text = written(reader.sum_of(mixture), len(groups))
+            text = written(reader.sum_of(mixed), len(groups))
         found.append(replace(edge, before=text))
     return tuple(found)
 
@@ -100,9 +100,9 @@ def _after(gm: fx.GraphModule, edge: Edge, nodes: dict[str, fx.Node], values: se
     return written(total, len(edge.candidates))
 
 
-def _numbered(node: fx.Node, edge: int) -> Mixture:
+def _numbered(node: fx.Node, edge: int) -> MixedOp:
     numbers: Any = node.args[2]
-    return Mixture(node, edge, tuple(i for i, number in enumerate(numbers) if number == edge))
+    return MixedOp(node, edge, tuple(i for i, number in enumerate(numbers) if number == edge))
 
 
 def _name(weight: Any) -> str | None:

@@ -18,7 +18,7 @@ from torch import fx, nn
 from toponas_fx import ops
 from toponas_fx.analysis.drawn_edges import Draw
 from toponas_fx.analysis.labels import label_of
-from toponas_fx.analysis.mixed_ops import Mixture
+from toponas_fx.analysis.mixed_ops import MixedOp
 from toponas_fx.analysis.module_paths import common_path, place_of
 from toponas_fx.analysis.node_kinds import Layer, layer_of
 from toponas_fx.ir.targets import target_name
@@ -29,41 +29,41 @@ _SILENT = ("dropout", "identity")
 """Kinds of layers that no name tells of."""
 
 
-def candidate_names(gm: fx.GraphModule, mixture: Mixture, chains: Sequence[Sequence[fx.Node]]) -> tuple[str, ...]:
+def candidate_names(gm: fx.GraphModule, mixed: MixedOp, chains: Sequence[Sequence[fx.Node]]) -> tuple[str, ...]:
     """Return a name for each candidate of a mixed operation.
 
     Args:
         gm: the model.
-        mixture: the mixed operation, as it was detected or as rewriting left it.
+        mixed: the mixed operation, as it was detected or as rewriting left it.
         chains: for each of its terms, the nodes that compute it from what the edge reads, in order; none for a skip.
 
     Returns:
         As many names; those that the user gave where the nodes are still the user's.
     """
-    parts = candidate_terms(mixture, chains)
+    parts = candidate_terms(mixed, chains)
     main = [group[-1] for group in parts]
-    named = [_structural(gm, mixture.terms[i], chains[i]) for i in main]
+    named = [_structural(gm, mixed.terms[i], chains[i]) for i in main]
     if not any("made_by" in node.meta for chain in chains for node in chain):
         named = _users_names(gm, [chains[i] for i in main], named) or named
     names = {position: name for group, name in zip(parts, named, strict=True) for position in group}
     return tuple(names[position] for position in range(len(chains)))
 
 
-def candidate_terms(mixture: Mixture, chains: Sequence[Sequence[fx.Node]]) -> list[tuple[int, ...]]:
+def candidate_terms(mixed: MixedOp, chains: Sequence[Sequence[fx.Node]]) -> list[tuple[int, ...]]:
     """Return the terms of each candidate, by place: one, or a skip and the block that it goes around.
 
     ``w * (x + f(x))`` is a sum of two terms with one weight, and one candidate. What may be drawn is a candidate each.
     """
-    if isinstance(mixture, Draw):
-        return [(place,) for place in range(len(mixture.positions))]
+    if isinstance(mixed, Draw):
+        return [(place,) for place in range(len(mixed.positions))]
     by_weight: dict[Any, list[int]] = {}
-    for place, weight in enumerate(mixture.weights):
+    for place, weight in enumerate(mixed.weights):
         by_weight.setdefault(_key(weight) if isinstance(weight, fx.Node) else place, []).append(place)
     found: list[tuple[int, ...]] = []
     for places in by_weight.values():
-        skips = [i for i in places if not chains[i] and isinstance(mixture.terms[i], fx.Node)]
+        skips = [i for i in places if not chains[i] and isinstance(mixed.terms[i], fx.Node)]
         blocks = [i for i in places if i not in skips]
-        is_residual = len(skips) == len(blocks) == 1 and not is_zero(mixture.terms[blocks[0]])
+        is_residual = len(skips) == len(blocks) == 1 and not is_zero(mixed.terms[blocks[0]])
         found += [(skips[0], blocks[0])] if is_residual else [(i,) for i in places]
     return sorted(found, key=lambda group: min(group))
 

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from toponas_fx.analysis.arms import LAZY, home
-from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum, mixtures
+from toponas_fx.analysis.mixed_ops import MixedOp, is_mixed_sum, mixed_ops
 from toponas_fx.analysis.node_kinds import ADDITIONS, PRODUCTS
 from toponas_fx.ops import choices
 
@@ -42,7 +42,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Draw(Mixture):
+class Draw(MixedOp):
     """An edge of which a step runs one candidate: a ``select``, with a position for each of its arms.
 
     Attributes:
@@ -71,9 +71,9 @@ def drawn_edges(graph: fx.Graph) -> Iterator[Draw]:
     yield from (draw_of(max(own, key=_size)) for own in sites.values())
 
 
-def edges(graph: fx.Graph) -> Iterator[Mixture]:
-    """Yield the edges of a graph: its mixtures, but for those that are a part of a candidate, and those that draw."""
-    found = [mixture for mixture in mixtures(graph) if home(mixture.node) is None]
+def edges(graph: fx.Graph) -> Iterator[MixedOp]:
+    """Yield the edges of a graph: its mixed operations, but for parts of a candidate, and those that draw."""
+    found = [mixed for mixed in mixed_ops(graph) if home(mixed.node) is None]
     drawn = list(drawn_edges(graph))
     if not drawn:
         yield from found
@@ -82,7 +82,7 @@ def edges(graph: fx.Graph) -> Iterator[Mixture]:
     for place, node in enumerate(graph.nodes):
         if node.op == "placeholder" or any(value in images for value in node.all_input_nodes):
             images[node] = place
-    found = [mixture for mixture in found if mixture.node in images]  # how a choice is drawn is no edge
+    found = [mixed for mixed in found if mixed.node in images]  # how a choice is drawn is no edge
     yield from sorted([*found, *drawn], key=lambda edge: images.get(edge.node, -1))
 
 

@@ -14,7 +14,7 @@ from toponas_fx.analysis.algebra_text import Expression, Weight, written
 from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import is_zero
 from toponas_fx.analysis.linear_ops import linear_op
-from toponas_fx.analysis.mixed_ops import Mixture, is_mixed_sum
+from toponas_fx.analysis.mixed_ops import MixedOp, is_mixed_sum
 from toponas_fx.analysis.node_kinds import Layer, layer_of
 from toponas_fx.ir.decisions import sharing_of
 
@@ -93,10 +93,10 @@ class EdgeReader:
             leaves[nodes[edge.source]] = Expression("x")
         return cls(gm, edge, own, leaves)
 
-    def sum_of(self, mixture: Mixture) -> Expression:
-        """Return the weighted sum of a mixture's terms."""
-        terms = tuple(Expression("0") if is_zero(term) else self.read(term) for term in mixture.terms)
-        return Expression("+", terms, tuple(self.weight(weight) for weight in mixture.weights))
+    def sum_of(self, mixed: MixedOp) -> Expression:
+        """Return the weighted sum of a mixed operation's terms."""
+        terms = tuple(Expression("0") if is_zero(term) else self.read(term) for term in mixed.terms)
+        return Expression("+", terms, tuple(self.weight(weight) for weight in mixed.weights))
 
     def read(self, value: Any) -> Expression:
         """Return the expression of a node, or of a number."""
@@ -112,7 +112,7 @@ class EdgeReader:
         if node in self.leaves or node.op == "placeholder":
             return self.leaves.get(node) or self._next_leaf()
         if is_mixed_sum(node):
-            return self.sum_of(Mixture(node, 0, tuple(range(len(node.args[0])))))  # type: ignore[arg-type]
+            return self.sum_of(MixedOp(node, 0, tuple(range(len(node.args[0])))))  # type: ignore[arg-type]
         layer = layer_of(self.gm, node)
         args = _data(node)[:1] if layer.kind in ("conv", "linear", "norm") else _data(node)
         if not args:

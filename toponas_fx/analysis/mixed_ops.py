@@ -1,4 +1,4 @@
-"""Mixtures: reading the normal form ``mixed_sum(terms, weights, edges)``, and grouping terms into edges."""
+"""Mixed operations: reading the normal form ``mixed_sum(terms, weights, edges)``, and grouping terms into edges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZES = ("size", "numel")
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixedOp:
     """The candidates of one edge: those terms of a ``mixed_sum`` that bear one edge number.
 
     Attributes:
@@ -52,13 +52,13 @@ def is_negated(weight: fx.Node) -> bool:
     return isinstance(number, int | float) and number < 0
 
 
-def mixtures(graph: fx.Graph) -> Iterator[Mixture]:
-    """Yield the mixtures of a graph, in its order."""
+def mixed_ops(graph: fx.Graph) -> Iterator[MixedOp]:
+    """Yield the mixed operations of a graph, in its order."""
     for node in graph.nodes:
         if is_mixed_sum(node):
             edges: tuple[int, ...] = node.args[2]
             for edge in dict.fromkeys(edges):
-                yield Mixture(node, edge, tuple(i for i, number in enumerate(edges) if number == edge))
+                yield MixedOp(node, edge, tuple(i for i, number in enumerate(edges) if number == edge))
 
 
 def edge_numbers(

@@ -73,7 +73,7 @@ def feeding_kernels(gm: fx.GraphModule, value: fx.Node) -> list[LinearOp]:
 
 
 def differing_kernels(gm: fx.GraphModule, value: fx.Node) -> list[LinearOp]:
-    """Return the linear operations below mixtures that ``value`` is linear in: what differs between candidates."""
+    """Return the linear operations below mixed sums that ``value`` is linear in: what differs between candidates."""
     operation = linear_op(gm, value)
     if operation is not None:
         return differing_kernels(gm, operation.value)

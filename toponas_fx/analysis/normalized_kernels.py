@@ -43,7 +43,7 @@ def _is_shared_norm(gm: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def feeds_channel_norm_at_once(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether nothing but mixtures lies between a kernel and norms that normalize each channel by itself."""
+    """Return whether nothing but mixed sums lies between a kernel and norms that normalize each channel by itself."""
     for user in node.users:
         if is_mixed_sum(user):
             if not feeds_channel_norm_at_once(gm, user):

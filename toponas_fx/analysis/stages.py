@@ -9,16 +9,16 @@ from torch import fx
 
 from toponas_fx.analysis.linear_ops import LinearOp
 from toponas_fx.analysis.merge_cost import merged_taps
-from toponas_fx.analysis.mixed_ops import Mixture, candidate_nodes
+from toponas_fx.analysis.mixed_ops import MixedOp, candidate_nodes
 from toponas_fx.analysis.module_calls import ModuleCalls
 from toponas_fx.analysis.norm_inputs import feeding_kernels
 
 
-def norms_of(calls: ModuleCalls, mixture: Mixture, term: Any) -> list[fx.Node]:
+def norms_of(calls: ModuleCalls, mixed: MixedOp, term: Any) -> list[fx.Node]:
     """Return a candidate's norms, first to last; none where norms stand side by side or the term counts twice."""
-    if not isinstance(term, fx.Node) or mixture.terms.count(term) > 1:
+    if not isinstance(term, fx.Node) or mixed.terms.count(term) > 1:
         return []
-    own = candidate_nodes(term, mixture.node)
+    own = candidate_nodes(term, mixed.node)
     norms = [node for node in own if calls.is_norm(node)]
     return norms if _is_chain(norms, own) else []
 
@@ -38,35 +38,35 @@ def _is_chain(norms: list[fx.Node], own: list[fx.Node]) -> bool:
     return True
 
 
-def alike_stages(calls: ModuleCalls, mixture: Mixture, placement: str) -> Iterator[dict[fx.Node, fx.Node]]:
+def alike_stages(calls: ModuleCalls, mixed: MixedOp, placement: str) -> Iterator[dict[fx.Node, fx.Node]]:
     """Yield groups of alike norms, each with its candidate's weight; ends alone are share-modules' business."""
     groups: dict[Any, dict[fx.Node, fx.Node]] = {}
-    for term, weight in zip(mixture.terms, mixture.weights, strict=True):
-        norm = _norm_at(calls, term, mixture, placement)
+    for term, weight in zip(mixed.terms, mixed.weights, strict=True):
+        norm = _norm_at(calls, term, mixed, placement)
         likeness = calls.likeness(norm)
         if likeness is not None:
             groups.setdefault(likeness, {})[norm] = weight  # type: ignore[index]
     for group in groups.values():
-        ends = [call for call in group if call in mixture.terms]
+        ends = [call for call in group if call in mixed.terms]
         is_shared_at_end = len(ends) == len(group) or (placement == "last" and len(ends) > 1)
         if len(group) > 1 and not is_shared_at_end:
             yield group
 
 
-def _norm_at(calls: ModuleCalls, term: Any, mixture: Mixture, placement: str) -> fx.Node | None:
-    norms = norms_of(calls, mixture, term)
+def _norm_at(calls: ModuleCalls, term: Any, mixed: MixedOp, placement: str) -> fx.Node | None:
+    norms = norms_of(calls, mixed, term)
     return (norms[0] if placement == "first" else norms[-1]) if norms else None
 
 
-def cheaper_placement(calls: ModuleCalls, mixture: Mixture) -> str:
+def cheaper_placement(calls: ModuleCalls, mixed: MixedOp) -> str:
     """Return ``"first"`` where aligning candidates at their start leaves fewer taps after merging, else ``"last"``.
 
     A stage counts by the kernel that its candidates differ in, the one farthest from the norm. Stages that meet read
     one value, but for a last-aligned candidate's own start, which reads the candidate's input.
     """
     chains: list[list[LinearOp]] = []
-    for term in mixture.terms:
-        norms = norms_of(calls, mixture, term)
+    for term in mixed.terms:
+        norms = norms_of(calls, mixed, term)
         kernels = [feeding_kernels(calls.gm, norm.args[0]) for norm in norms]  # type: ignore[arg-type]
         if kernels and all(kernels):
             chains.append([operations[-1] for operations in kernels])

@@ -19,7 +19,7 @@ from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.candidate_names import candidate_names, is_zero
 from toponas_fx.analysis.drawn_edges import Draw, edges, is_draw, is_edge_end, is_number, sum_of
 from toponas_fx.analysis.labels import label_of
-from toponas_fx.analysis.mixed_ops import Mixture
+from toponas_fx.analysis.mixed_ops import MixedOp
 from toponas_fx.analysis.module_paths import common_path, is_under, place_of
 from toponas_fx.ops.registry import facts
 
@@ -50,26 +50,26 @@ def build_topology(gm: fx.GraphModule) -> nx.MultiDiGraph:
     flow = _Flow(gm.graph, found)
     sources = _find_sources(flow, found)
     graph = nx.MultiDiGraph()
-    for mixture, source in zip(found, sources, strict=True):
-        _add_value(graph, gm, mixture.node)
-        chains = [_chain(flow, mixture, source, term) for term in mixture.terms]
-        names = candidate_names(gm, mixture, chains)
-        parts = zip(mixture.positions, mixture.terms, mixture.weights, chains, names, strict=True)
+    for mixed, source in zip(found, sources, strict=True):
+        _add_value(graph, gm, mixed.node)
+        chains = [_chain(flow, mixed, source, term) for term in mixed.terms]
+        names = candidate_names(gm, mixed, chains)
+        parts = zip(mixed.positions, mixed.terms, mixed.weights, chains, names, strict=True)
         for position, term, weight, chain, name in parts:
             text = _weight_text(_folded_weight(term) or weight)
-            place = {"kind": "candidate", "mixture": mixture.edge, "position": position, "weight": text, "name": name}
+            place = {"kind": "candidate", "mixture": mixed.edge, "position": position, "weight": text, "name": name}
             start = _add_value(graph, gm, source)
-            if isinstance(mixture, Draw):
+            if isinstance(mixed, Draw):
                 place["drawn"] = True
-            graph.add_edge(start, mixture.node.name, **place, **_candidate(gm, term, chain))
-        if isinstance(mixture, Draw):
-            graph.nodes[mixture.node.name]["sum"] = _add_value(graph, gm, sum_of(mixture.node))
+            graph.add_edge(start, mixed.node.name, **place, **_candidate(gm, term, chain))
+        if isinstance(mixed, Draw):
+            graph.nodes[mixed.node.name]["sum"] = _add_value(graph, gm, sum_of(mixed.node))
     _connect(graph, flow, {node.name: node for node in gm.graph.nodes if node.name in graph})
     graph.graph["name"] = _name(found)
     return graph
 
 
-def _name(found: list[Mixture]) -> str:
+def _name(found: list[MixedOp]) -> str:
     drawn = [edge for edge in found if isinstance(edge, Draw)]
     mixed = [edge for edge in found if not isinstance(edge, Draw)]
     terms, candidates = (sum(len(edge.positions) for edge in own) for own in (mixed, drawn))
@@ -81,24 +81,24 @@ def _name(found: list[Mixture]) -> str:
 class _Flow:
     """The flow of data from inputs to outputs: without what only reads parameters, weights of sums, and sizes.
 
-    Data reaches a mixed sum through a point of its own for each mixture, ``(node, edge)``.
+    Data reaches a mixed sum through a point of its own for each mixed operation, ``(node, edge)``.
     """
 
-    def __init__(self, graph: fx.Graph, found: list[Mixture]) -> None:
+    def __init__(self, graph: fx.Graph, found: list[MixedOp]) -> None:
         """Order the nodes of a graph and find their dominators and post-dominators."""
         self.order: dict[Any, float] = {node: index for index, node in enumerate(graph.nodes)}
         self.data = nx.DiGraph()
         self.data.add_nodes_from([_INPUTS, _EXIT])
-        own: dict[fx.Node, list[Mixture]] = {mixture.node: [] for mixture in found}
-        for mixture in found:
-            own[mixture.node].append(mixture)
+        own: dict[fx.Node, list[MixedOp]] = {mixed.node: [] for mixed in found}
+        for mixed in found:
+            own[mixed.node].append(mixed)
         for node in graph.nodes:
-            for mixture in own.get(node, ()):
-                self.order[node, mixture.edge] = self.order[node] - 0.5
-                self._add((node, mixture.edge), mixture.terms)
-                if isinstance(mixture, Draw):
-                    self._add((node, mixture.edge), (arm.value for arm in mixture.arms))
-            self._add(node, [(node, mixture.edge) for mixture in own[node]] if node in own else _read_by(node))
+            for mixed in own.get(node, ()):
+                self.order[node, mixed.edge] = self.order[node] - 0.5
+                self._add((node, mixed.edge), mixed.terms)
+                if isinstance(mixed, Draw):
+                    self._add((node, mixed.edge), (arm.value for arm in mixed.arms))
+            self._add(node, [(node, mixed.edge) for mixed in own[node]] if node in own else _read_by(node))
         ends = [node for node, degree in self.data.out_degree if degree == 0 and node != _EXIT]
         self._add(_EXIT, ends)
         self.above: dict[Any, Any] = nx.immediate_dominators(self.data, _INPUTS)
@@ -122,7 +122,7 @@ class _Flow:
         return found
 
     def climb(self, value: Any, is_part: Callable[[fx.Node], bool]) -> Any:
-        """Return the nearest dominator that is an input, a mixture or no part; none that has mixtures below it."""
+        """Return the nearest dominator that is an input, a mixed operation or no part, with no mix below."""
         while isinstance(value, fx.Node) and value.op != "placeholder" and not is_edge_end(value) and is_part(value):
             higher = self.above[value]
             if higher == _INPUTS or any(is_edge_end(node) for node in self.between(higher, value)):
@@ -154,10 +154,10 @@ class _Flow:
         return seen
 
 
-def _chain(flow: _Flow, mixture: Mixture, source: Any, term: Any) -> list[fx.Node]:
+def _chain(flow: _Flow, mixed: MixedOp, source: Any, term: Any) -> list[fx.Node]:
     """Return the nodes that compute a candidate; what runs whatever is drawn is no part of one."""
     found = flow.between(source, term)
-    return [node for node in found if home(node) is not None] if isinstance(mixture, Draw) else found
+    return [node for node in found if home(node) is not None] if isinstance(mixed, Draw) else found
 
 
 def _read_by(node: fx.Node) -> list[Any]:
@@ -170,22 +170,22 @@ def _read_by(node: fx.Node) -> list[Any]:
     return [parent for parent in node.all_input_nodes if facts(parent.target).gives_data]
 
 
-def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
-    """Return the value that each mixture's candidates read.
+def _find_sources(flow: _Flow, found: list[MixedOp]) -> list[Any]:
+    """Return the value that each mixed operation's candidates read.
 
-    That is the nearest common dominator of its terms, but no part of a candidate: a term that only its mixture reads
-    is the end of one, and what candidates' modules compute may have been shared by several, across mixtures too.
+    That is the nearest common dominator of its terms, but no part of a candidate: a term that only its mixed operation
+    reads is the end of one, and what candidates' modules compute may have been shared by several, across edges too.
     """
-    nearest = [_nearest_source(flow, mixture) for mixture in found]
+    nearest = [_nearest_source(flow, mixed) for mixed in found]
     pairs = list(zip(found, nearest, strict=True))
-    mixed = [(mixture, source) for mixture, source in pairs if not isinstance(mixture, Draw)]
-    scopes = {scope for mixture, source in mixed for scope in _candidate_scopes(flow, mixture, source)}
+    sums = [(mixed, source) for mixed, source in pairs if not isinstance(mixed, Draw)]
+    scopes = {scope for mixed, source in sums for scope in _candidate_scopes(flow, mixed, source)}
     sources: list[Any] = []
-    for mixture, source in pairs:
-        if isinstance(mixture, Draw):
+    for mixed, source in pairs:
+        if isinstance(mixed, Draw):
             sources.append(source)
             continue
-        outer = [scope for scope in scopes if not is_under(_scope(mixture), scope)]
+        outer = [scope for scope in scopes if not is_under(_scope(mixed), scope)]
 
         def is_part(value: fx.Node, outer: list[str] = outer) -> bool:
             return any(is_under(place_of(value), scope) for scope in outer)
@@ -194,33 +194,33 @@ def _find_sources(flow: _Flow, found: list[Mixture]) -> list[Any]:
     return sources
 
 
-def _nearest_source(flow: _Flow, mixture: Mixture) -> Any:
-    terms = dict.fromkeys(term for term in mixture.terms if term in flow.data)
+def _nearest_source(flow: _Flow, mixed: MixedOp) -> Any:
+    terms = dict.fromkeys(term for term in mixed.terms if term in flow.data)
     if not terms:
         return _CONSTANT
-    source, scope = flow.common_dominator(terms), _scope(mixture)
-    if isinstance(mixture, Draw):
+    source, scope = flow.common_dominator(terms), _scope(mixed)
+    if isinstance(mixed, Draw):
         return flow.climb(source, lambda value: home(value) is not None)
     if source not in terms:
         return source
     others = {_branch(term, scope) for term in terms if term is not source} - {""}
     branches = {_branch(source, scope)} if len(terms) == 1 else others
-    end = mixture.node, mixture.edge
+    end = mixed.node, mixed.edge
     return flow.climb(source, lambda value: _branch(value, scope) in branches and flow.serves_only(value, end))
 
 
-def _candidate_scopes(flow: _Flow, mixture: Mixture, source: Any) -> list[str]:
+def _candidate_scopes(flow: _Flow, mixed: MixedOp, source: Any) -> list[str]:
     """Return, for each candidate with nodes of its own, the innermost module that they all run in or are."""
-    chains = {term: flow.between(source, term) for term in mixture.terms if term in flow.data}
+    chains = {term: flow.between(source, term) for term in mixed.terms if term in flow.data}
     counts = Counter(node for chain in chains.values() for node in chain)
     owned = [[place_of(node) for node in chain if counts[node] == 1] for chain in chains.values()]
     scopes = [common_path(places) for places in owned if places]
-    inside = [scope for scope in scopes if scope != _scope(mixture) and is_under(scope, _scope(mixture))]
+    inside = [scope for scope in scopes if scope != _scope(mixed) and is_under(scope, _scope(mixed))]
     return [s for s in inside if sum(is_under(s, other) or is_under(other, s) for other in scopes) == 1]
 
 
-def _scope(mixture: Mixture) -> str:
-    return str(mixture.node.meta.get("scope", ""))
+def _scope(mixed: MixedOp) -> str:
+    return str(mixed.node.meta.get("scope", ""))
 
 
 def _branch(node: fx.Node, scope: str) -> str:

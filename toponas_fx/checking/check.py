@@ -24,9 +24,9 @@ from toponas_fx.checking.comparison import (
     run_from,
     trained_tensors,
 )
-from toponas_fx.checking.one_hot import Vertices
+from toponas_fx.checking.one_hot import OneHotArchitectures
 from toponas_fx.checking.precision import Subject, copied, default_dtype, describe, subject_of, tolerance_of
-from toponas_fx.checking.verdict import ONE_HOT, Check, Verdict, VertexCoverage
+from toponas_fx.checking.verdict import ONE_HOT, Check, OneHotCoverage, Verdict
 from toponas_fx.errors import ArgumentError
 from toponas_fx.module_tree.isolation import restored_generators
 from toponas_fx.options import MODES
@@ -53,8 +53,8 @@ def check(
 
     All is computed in float64 where forward can do that. Mode ``"exact"`` must agree in outputs, in every gradient and
     in the buffers after a step; mode ``"share"`` must be finite, and agree with ``fast.reference`` in outputs and
-    gradients where each mixture is at one-hot weights, candidate by candidate; in training and in evaluation. What a
-    model draws at random is drawn from the same seed on both sides. Recorded once more, forward must be what it was.
+    gradients where each mixed operation is at one-hot weights, candidate by candidate; in training and in evaluation.
+    What a model draws at random is drawn from one seed on both sides. Recorded once more, forward must be what it was.
 
     Args:
         model: the supernet; not changed.
@@ -103,7 +103,7 @@ class _Session:
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missed: dict[str, None] = field(default_factory=dict)
-    vertices: Vertices | None = None
+    one_hot: OneHotArchitectures | None = None
     tolerance: float = 0.0
     reason: str = ""
 
@@ -112,7 +112,7 @@ class _Session:
 
     @property
     def rounds(self) -> int:
-        return self.vertices.rounds if self.vertices is not None else 0
+        return self.one_hot.rounds if self.one_hot is not None else 0
 
     def simplify(self, mode: str) -> None:
         """Simplify; a failure is a finding, for the model's own forward is known to run."""
@@ -128,7 +128,7 @@ class _Session:
         return simplify(self.subject.model, args, example_kwargs=kwargs, audit=False, **options)
 
     def detect(self) -> None:
-        """Find the mixtures as the user wrote them, and whether forward computes in less than float64 somewhere."""
+        """Find the mixed operations as the user wrote them, and whether forward computes in less than float64."""
         if not self.fasts:
             return
         detected = self._simplified(passes=_DETECTION)
@@ -141,7 +141,7 @@ class _Session:
             self.reason = f"{where}: forward computes in {names} there, even in a float64 copy"
         if any(program.fixed[2] for program in detected._toponas.programs):
             detected.train()
-            self.vertices = Vertices(detected, self.subject.inputs)
+            self.one_hot = OneHotArchitectures(detected, self.subject.inputs)
 
     def audit(self) -> None:
         """Look whether forward still is what the programs were made of: unlike weights and modes ran since."""
@@ -158,14 +158,14 @@ class _Session:
         """Compare what is promised at any weights: at the model's own, and after all of them were changed."""
         self._compare_at(OWN)
         self._warm_up()
-        with changed_weights(self.subject.model, self.vertices, self.seed):
+        with changed_weights(self.subject.model, self.one_hot, self.seed):
             self._compare_at(CHANGED)
 
     def visit(self) -> Iterator[int]:
-        """Compare at one vertex after another."""
-        if self.vertices is None or "share" not in self.fasts:
+        """Compare at one one-hot architecture after the other."""
+        if self.one_hot is None or "share" not in self.fasts:
             return
-        for number, missed in enumerate(self.vertices.visit(), start=1):
+        for number, missed in enumerate(self.one_hot.visit(), start=1):
             yield number
             self.missed.update(dict.fromkeys(missed))
             if number == 1 and not missed and "exact" in self.fasts:
@@ -188,7 +188,7 @@ class _Session:
                 self._add(mode, "buffers", at, training, difference(found.buffers, expected.buffers))
 
     def _compare_with_reference(self, at: str, is_vertex: bool) -> None:
-        fast, architecture = self.fasts["share"], self.vertices.leaves if self.vertices else {}
+        fast, architecture = self.fasts["share"], self.one_hot.leaves if self.one_hot else {}
         wanted = {name: tensor for name, tensor in trained_tensors(fast).items() if id(tensor) not in architecture}
         for training in (True, False):
             for found, expected in self._runs(
@@ -198,7 +198,7 @@ class _Session:
                     self._add_all("share", at, training, found, expected)
 
     def _look_for_infinities(self, mode: str, at: str) -> None:
-        """Look at the gradients of the architecture weights too: they are compared at no vertex."""
+        """Look at the gradients of the architecture weights too: they are compared at no one-hot architecture."""
         model, fast = self.subject.model, self.fasts[mode]
         for training in (True, False):
             for found, expected in self._runs(mode, at, training, model, fast, trained_tensors(fast)):
@@ -263,7 +263,7 @@ class _Session:
 
     def verdict(self, name: str, report: Report | None) -> Verdict:
         """Sum up."""
-        states = self.vertices.states if self.vertices is not None else []
+        states = self.one_hot.states if self.one_hot is not None else []
         complete = [state for state in states if len(state.reached) == state.size]
         missed = dict(self.missed)
         for state in states:
@@ -279,7 +279,7 @@ class _Session:
             tolerance=self.tolerance,
             reason=self.reason,
             checks=tuple(self.checks),
-            vertices=VertexCoverage(len(states), len(complete), self.rounds, matters, tuple(missed) if matters else ()),
+            one_hot=OneHotCoverage(len(states), len(complete), self.rounds, matters, tuple(missed) if matters else ()),
             report=report,
             as_written={m: tuple(dict.fromkeys(f._toponas.as_written.values())) for m, f in self.fasts.items()},
             notes=tuple(dict.fromkeys(self.notes)),

@@ -176,23 +176,23 @@ def another(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def changed_weights(model: nn.Module, vertices: Any, seed: int) -> Iterator[None]:
+def changed_weights(model: nn.Module, one_hot: Any, seed: int) -> Iterator[None]:
     """Change every trained tensor, and the architecture weights by much: nothing may be frozen in a graph.
 
     Args:
         model: the user's.
-        vertices: the ``Vertices`` of its mixtures; None where none were found.
+        one_hot: the ``OneHotArchitectures`` of its mixed operations; None where none were found.
         seed: of the changes.
     """
-    tensors = {**trained_tensors(model), **({str(key): t for key, t in vertices.leaves.items()} if vertices else {})}
+    tensors = {**trained_tensors(model), **({str(key): t for key, t in one_hot.leaves.items()} if one_hot else {})}
     saved = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
     generator = torch.Generator().manual_seed(seed)
     try:
         for tensor, value in saved:
             factor = 1 + 0.1 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.data.copy_(value * factor.to(value))
-        if vertices is not None:
-            vertices.scatter(seed)
+        if one_hot is not None:
+            one_hot.scatter(seed)
         yield
     finally:
         for tensor, value in saved:

@@ -1,7 +1,7 @@
-"""Put the mixtures of a model at one-hot weights without knowing how its forward makes them.
+"""Put the mixed operations of a model at one-hot weights without knowing how its forward makes them.
 
-The weights of a mixture are nodes of the captured graph. The derivative of a candidate's share, ``w_i / sum_j |w_j|``,
-by the tensors that they are computed from tells which numbers speak for the candidate and which for the others,
+The weights of a mixed operation are nodes of the captured graph. The derivative of a candidate's share, ``w_i / sum_j
+|w_j|``, by the tensors that they are computed from tells which numbers speak for the candidate, which for the others,
 whatever lies between (a softmax, a sigmoid, nothing, Gumbel noise). Those are set to the values of each of ``CODES`` in
 turn until the weights, computed again, say that one candidate alone counts.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.checking.comparison import seed_all
 from toponas_fx.checking.weight_values import WeightReader, candidate_weights, counts_at_all, mixture_names, needed_for
 from toponas_fx.module_tree.isolation import no_trace
@@ -37,15 +37,15 @@ _TINY = 1e-9
 
 @dataclass
 class MixtureState:
-    """One mixture and what is known about its weights.
+    """One mixed operation and what is known about its weights.
 
     Attributes:
         name: where its candidates are in the model, or the name of its sum.
         node: the sum that it is part of.
         candidates: its weights, each once: a candidate may end in several terms, ``w * (x + f(x))`` has two.
-        reached: the candidates that were alone at some vertex.
-        reason: why it cannot be put at a vertex, as far as that is known beforehand.
-        group: the number of the set of numbers that its weights depend on; alike mixtures are moved together.
+        reached: the candidates that were alone at some one-hot architecture.
+        reason: why it cannot be put at a one-hot architecture, as far as that is known beforehand.
+        group: the number of the set of numbers that its weights depend on; alike mixed operations are moved together.
         derivatives: for each candidate, the derivative of its share by each tensor.
     """
 
@@ -63,21 +63,21 @@ class MixtureState:
         return len(self.candidates)
 
 
-class Vertices:
-    """The mixtures of one captured graph, and the tensors that their weights are computed from.
+class OneHotArchitectures:
+    """The mixed operations of one captured graph, and the tensors that their weights are computed from.
 
     Attributes:
-        states: the mixtures that have a choice to make.
+        states: the mixed operations that have a choice to make.
         leaves: the architecture weights, by identity; an input where forward is given them.
     """
 
     def __init__(self, detected: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
-        """Look at the present mode's graph of a model in which mixtures were detected and nothing else was done."""
+        """Look at the present mode's graph of a model in which mixed operations were detected, and no more."""
         self._model, self._inputs, self._graph = detected, inputs, inspection(detected).graph
         names = mixture_names(inspection(detected))
         found = [
             MixtureState(names.get((m.node.name, m.edge)) or m.node.name, m.node, candidate_weights(m))
-            for m in mixtures(self._graph)
+            for m in mixed_ops(self._graph)
         ]
         self.states = [state for state in found if state.size > 1]
         self._needed = needed_for(
@@ -93,7 +93,7 @@ class Vertices:
 
     @property
     def rounds(self) -> int:
-        """How many vertices show every candidate of every mixture, beside other candidates in each sweep."""
+        """How many of them show every candidate of every mixed operation, beside other candidates in each sweep."""
         sweeps = SWEEPS if len({state.group for state in self.states if not state.reason}) > 1 else 1
         return sweeps * self._turns
 
@@ -102,10 +102,10 @@ class Vertices:
         return max((state.size for state in self.states if not state.reason), default=0)
 
     def visit(self) -> Iterator[list[str]]:
-        """Put the model at one vertex after another, every candidate's turn comes; then put the weights back.
+        """Put the model at one architecture after another, every candidate's turn comes; then put the weights back.
 
         Yields:
-            The mixtures that are at no vertex, each with its reason.
+            The mixed operations that are at no one-hot architecture, each with its reason.
         """
         saved = [(tensor, tensor.detach().clone()) for tensor in self.leaves.values()]
         try:
@@ -120,7 +120,7 @@ class Vertices:
             _write(saved)
 
     def scatter(self, seed: int) -> None:
-        """Draw other architecture weights, between the vertices."""
+        """Draw other architecture weights, between the one-hot architectures."""
         generator = torch.Generator().manual_seed(seed)
         for tensor in self.leaves.values():
             tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
@@ -154,7 +154,7 @@ class Vertices:
             state.group = ways.setdefault(_way(state.derivatives), len(ways))
 
     def _choose_leaves(self, state: MixtureState, counts: list[bool]) -> None:
-        """Keep, of the tensors that move a mixture's weights, those that are its architecture weights.
+        """Keep, of the tensors that move a mixed operation's weights, those that are its architecture weights.
 
         Candidates that these do not move and that never count are none: a mask leaves them out for good.
         """
@@ -198,7 +198,7 @@ class Vertices:
     # -- going there -------------------------------------------------------------------------------------------------
 
     def _move(self, chosen: dict[int, int], saved: list[tuple[Tensor, Tensor]]) -> list[str]:
-        """Write each code in turn until all mixtures are at the chosen candidates; return those that are not."""
+        """Write each code in turn until all edges are at the chosen candidates; return those that are not."""
         best: tuple[int, int] | None = None
         last = self._code
         for code in sorted(range(len(CODES)), key=lambda code: code != last):
@@ -241,7 +241,7 @@ class Vertices:
 
 
 def _derivative(weights: list[Any], place: int, twins: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Return the derivative of one candidate's share of a mixture, where it is not zero."""
+    """Return the derivative of one candidate's share of a mixed operation, where it is not zero."""
     sizes = [_magnitude(w) for w in weights]
     total: Any = sum(sizes)
     share = sizes[place] / torch.where(total == 0, torch.ones_like(total), total)
@@ -284,7 +284,7 @@ def _alone(weights: list[Any]) -> int | None:
 
 
 def _way(derivatives: list[dict[int, Tensor]]) -> Any:
-    """Return which numbers move a mixture's weights."""
+    """Return which numbers move a mixed operation's weights."""
     masks: dict[int, Tensor] = {}
     for derivative in derivatives:
         for key, gradient in derivative.items():

@@ -50,7 +50,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class VertexCoverage:
+class OneHotCoverage:
     """Which mixed operations were put at which one-hot weights.
 
     Attributes:
@@ -91,7 +91,7 @@ class Verdict:
         tolerance: the relative error that passes for equal.
         reason: why that is not float64, or not as exact; empty where it is.
         checks: all comparisons.
-        vertices: which one-hot weights were visited.
+        one_hot: which one-hot weights were visited.
         report: what ``simplify`` does to the model as it is, in mode ``"share"``; None where it fails.
         as_written: in each mode, why forward runs as the user wrote it; empty where it was compiled.
         notes: what else to know.
@@ -104,7 +104,7 @@ class Verdict:
     tolerance: float
     reason: str
     checks: tuple[Check, ...]
-    vertices: VertexCoverage
+    one_hot: OneHotCoverage
     report: Report | None
     as_written: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
@@ -128,10 +128,10 @@ class Verdict:
             first = str(self.failures[0]) if self.failures else "nothing could be compared"
             return f"FAIL: {first}" + (f" (and {more} more)" if more > 0 else "")
         reasons = [reason for found in self.as_written.values() for reason in found]
-        if reasons and not self.vertices.matters:
+        if reasons and not self.one_hot.matters:
             return f"PASS, runs as written: {reasons[0]}"
-        if not self.vertices.is_complete:
-            return f"PASS, but incomplete: {_incomplete(self.vertices)}"
+        if not self.one_hot.is_complete:
+            return f"PASS, but incomplete: {_incomplete(self.one_hot)}"
         return f"PASS: {self.model}, simplified, computes what it did"
 
     def __str__(self) -> str:
@@ -139,10 +139,10 @@ class Verdict:
         lines = [] if self.report is None else [str(self.report), ""]
         lines += [f"checked with {', '.join(self.inputs)}, computed in {self.dtype}"]
         lines += [f"note: {self.reason}; errors up to {self.tolerance:.0e} pass"] if self.reason else []
-        lines += [*self._check_lines(), str(self.vertices)]
-        lines += [f"    {sentence}" for sentence in self.vertices.missed[:_SHOWN]]
-        if len(self.vertices.missed) > _SHOWN:
-            lines.append(f"    and {len(self.vertices.missed) - _SHOWN} more")
+        lines += [*self._check_lines(), str(self.one_hot)]
+        lines += [f"    {sentence}" for sentence in self.one_hot.missed[:_SHOWN]]
+        if len(self.one_hot.missed) > _SHOWN:
+            lines.append(f"    and {len(self.one_hot.missed) - _SHOWN} more")
         if self.watched:
             more = f" and {len(self.watched) - _SHOWN} more" if len(self.watched) > _SHOWN else ""
             lines.append(f"watched at each call: {', '.join(self.watched[:_SHOWN])}{more}")
@@ -154,7 +154,7 @@ class Verdict:
         """Return the same as plain dicts, lists, strings and numbers; an infinite error is None."""
         return {
             "verdict": "pass" if self.passed else "fail",
-            "complete": self.vertices.is_complete,
+            "complete": self.one_hot.is_complete,
             "sentence": self.sentence,
             "model": self.model,
             "inputs": list(self.inputs),
@@ -162,7 +162,7 @@ class Verdict:
             "tolerance": self.tolerance,
             "reason": self.reason,
             "checks": [_check_dict(check) for check in self.checks],
-            "vertices": {**vars(self.vertices), "missed": list(self.vertices.missed)},
+            "one_hot": {**vars(self.one_hot), "missed": list(self.one_hot.missed)},
             "as_written": {mode: list(reasons) for mode, reasons in self.as_written.items()},
             "notes": list(self.notes),
             "watched": list(self.watched),
@@ -188,11 +188,11 @@ _SHOWN = 5
 _UNSIZED = ("finite", "recording")
 
 
-def _incomplete(vertices: VertexCoverage) -> str:
-    rest = vertices.mixtures - vertices.complete
-    if vertices.mixtures == 0:
+def _incomplete(one_hot: OneHotCoverage) -> str:
+    rest = one_hot.mixtures - one_hot.complete
+    if one_hot.mixtures == 0:
         return "modules are shared, but no mixed operation was found to put at one-hot weights"
-    return f"{rest} of {vertices.mixtures} mixed operations could not be put at one-hot weights"
+    return f"{rest} of {one_hot.mixtures} mixed operations could not be put at one-hot weights"
 
 
 def _check_dict(check: Check) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The weights of mixtures: which nodes of a captured graph they are, and what they are worth."""
+"""The weights of mixed operations: which nodes of a captured graph they are, and what they are worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from toponas_fx import ops
-from toponas_fx.analysis.mixed_ops import Mixture
+from toponas_fx.analysis.mixed_ops import MixedOp
 from toponas_fx.analysis.module_paths import common_path
 from toponas_fx.analysis.topology import build_topology
 
@@ -56,7 +56,7 @@ class WeightReader(fx.Interpreter):
 
 
 def mixture_names(detected: fx.GraphModule) -> dict[tuple[str, int], str]:
-    """Return where the candidates of each mixture are in the model."""
+    """Return where the candidates of each mixed operation are in the model."""
     paths: dict[tuple[str, int], list[str]] = {}
     for _, target, edge in build_topology(detected).edges(data=True):
         if edge["kind"] == "candidate":
@@ -64,10 +64,10 @@ def mixture_names(detected: fx.GraphModule) -> dict[tuple[str, int], str]:
     return {key: common_path(found) for key, found in paths.items()}
 
 
-def candidate_weights(mixture: Mixture) -> tuple[Any, ...]:
-    """Return the weights of a mixture, those that are the same product of the same elements once."""
+def candidate_weights(mixed: MixedOp) -> tuple[Any, ...]:
+    """Return the weights of a mixed operation, those that are the same product of the same elements once."""
     found: dict[Any, Any] = {}
-    for place, weight in enumerate(mixture.weights):
+    for place, weight in enumerate(mixed.weights):
         found.setdefault(_key(weight) if isinstance(weight, fx.Node) else place, weight)
     return tuple(found.values())
 

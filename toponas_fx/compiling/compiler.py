@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from toponas_fx.analysis.arms import selects
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_sampling import record_call
@@ -235,7 +235,7 @@ def build_program(
 
     def look(pass_: Pass, gm: fx.GraphModule) -> None:
         if isinstance(pass_, DetectMixedOps):
-            has_mixtures.append(any(mixtures(gm.graph)))
+            has_mixtures.append(any(mixed_ops(gm.graph)))
         if observe is not None:
             observe(pass_, gm)
 

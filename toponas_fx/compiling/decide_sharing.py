@@ -1,6 +1,6 @@
-"""When it is decided what a model shares: in ``simplify``, or by the first later training capture that has mixtures.
+"""When it is decided what a model shares: in ``simplify``, or by the first later training capture that mixes.
 
-A model that draws its path, or waits for an architecture, has no mixture when it is simplified, and may mix its
+A model that draws its path, or waits for an architecture, has no mixed operation when it is simplified, and may mix its
 candidates in another mode. What is shared then follows from the model and that mode alone, so that all processes of a
 search decide alike; and checkpoints keep every name, so that those from before and after fit each other.
 """
@@ -49,7 +49,7 @@ def for_sampled(passes: Passes, sharing: Sharing) -> Passes:
 
 
 def may_decide(sharing: Sharing, call: Call) -> bool:
-    """Return whether a capture for a call decides what is shared, should it find mixtures."""
+    """Return whether a capture for a call decides what is shared, should it find mixed operations."""
     return not sharing.is_decided and bool(call.fixed[2])
 
 
@@ -72,7 +72,7 @@ def deciding(sharing: Sharing, call: Call) -> Iterator[None]:
 
 
 def detection(fast: Any, state: State, captured: Capture) -> Observer:
-    """Return what keeps the mixtures as the user wrote them, before anything is dropped or shared, and as they became.
+    """Return what keeps the edges as the user wrote them, before anything is dropped or shared, and as they became.
 
     Their algebra is read where the passes begin that compute the same by other arithmetic. A fault in what is told of
     them ends no search: they are not told then, which is said.

@@ -18,7 +18,7 @@ from toponas_fx.analysis.costs import average, graph_costs
 from toponas_fx.analysis.drawn_edges import Draw, edges
 from toponas_fx.analysis.effects import is_random
 from toponas_fx.analysis.linear_ops import linear_op
-from toponas_fx.analysis.mixed_ops import Mixture
+from toponas_fx.analysis.mixed_ops import MixedOp
 from toponas_fx.analysis.topology import build_topology
 from toponas_fx.capture.path_sampling import record_call
 from toponas_fx.capture.small_batches import record
@@ -118,7 +118,7 @@ def _read(view: Inspection, example: list[Any]) -> Live:
     return Live(values, costs, note)
 
 
-def _weights(edge: Mixture) -> list[Any]:
+def _weights(edge: MixedOp) -> list[Any]:
     """Return the weights of an edge; a candidate that is drawn may have none, which is not the weight 1."""
     if not isinstance(edge, Draw):
         return edge.weights

@@ -18,7 +18,7 @@ SEEN = 2
 
 
 def why_unmixed(model: nn.Module, entered: Sequence[str]) -> str:
-    """Return what a training capture without mixtures showed, in a sentence.
+    """Return what a training capture without mixed operations showed, in a sentence.
 
     Args:
         model: the model.

@@ -26,7 +26,7 @@ class Sharing:
     """The decisions about one model.
 
     Attributes:
-        is_decided: True once a training capture that has mixtures is through; later captures add nothing.
+        is_decided: True once a training capture that has mixed operations is through; later captures add nothing.
         is_late: True where that was not the one of ``simplify``: checkpoints then keep the names of replaced modules.
         ties: path of a replaced module to the path of the module that took its place.
         kernels: path of a kernel parameter to how it is normalized.

@@ -22,14 +22,14 @@ from toponas_fx.ops.registry import operation
 
 @operation()
 def mixed_sum(terms: Sequence[Tensor | float], weights: Sequence[Tensor | float], edges: tuple[int, ...]) -> Tensor:
-    """Return ``sum_i weights[i] * terms[i]``, added from the left: the normal form of every mixture.
+    """Return ``sum_i weights[i] * terms[i]``, added from the left: the normal form of every mixed operation.
 
     Bare weights, which are added to each element, are added up first.
 
     Args:
         terms: n tensors of one shape, or plain numbers that broadcast.
         weights: n scalars, ``f32[]`` each or numbers; the number 1 leaves its term as it is.
-        edges: n edge numbers, for analyses only: terms with the same number belong to one mixture.
+        edges: n edge numbers, for analyses only: terms with the same number belong to one mixed operation.
 
     Returns:
         The sum, of the terms' shape.

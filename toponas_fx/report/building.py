@@ -13,7 +13,7 @@ from torch import fx, nn
 from toponas_fx.analysis.algebra import Edge
 from toponas_fx.analysis.arms import home
 from toponas_fx.analysis.costs import Costs
-from toponas_fx.analysis.mixed_ops import mixtures
+from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.analysis.module_paths import common_path
 from toponas_fx.analysis.topology import RESHAPES
 from toponas_fx.analysis.weight_elements import Element, Elements
@@ -84,7 +84,7 @@ def unused_notes(model: nn.Module, entered: Sequence[str], gm: fx.GraphModule) -
     Args:
         model: the user's model.
         entered: paths of the modules that ran.
-        gm: the model after mixtures were detected and before any other pass: those leave out weights on purpose.
+        gm: the model after mixed operations were detected, before any other pass: those leave out weights on purpose.
 
     Returns:
         One sentence for each candidate module that never ran while another of the same ModuleList or ModuleDict did,
@@ -103,11 +103,11 @@ def unused_notes(model: nn.Module, entered: Sequence[str], gm: fx.GraphModule) -
         ]
         notes += idle if len(idle) < len(container) else []
     rows: dict[Any, tuple[str, int, set[int]]] = {}
-    for mixture in mixtures(gm.graph):
-        if home(mixture.node) is not None:  # a part of a candidate
+    for mixed in mixed_ops(gm.graph):
+        if home(mixed.node) is not None:  # a part of a candidate
             continue
-        scope = mixture.node.meta.get("scope", "")
-        for element in _elements(mixture.weights):
+        scope = mixed.node.meta.get("scope", "")
+        for element in _elements(mixed.weights):
             known = rows.setdefault(element.row, (f"`{scope}`" if scope else "the model", element.length, set()))
             known[2].add(element.index)
     notes += [

@@ -49,7 +49,7 @@ class Report:
 
     @property
     def edges(self) -> tuple[MixtureReport, ...]:
-        """The edges: the same as ``mixtures``."""
+        """The edges: the same as ``mixed operations``."""
         return self.mixtures
 
     @property

@@ -143,7 +143,7 @@ def refuse(
 
 
 def tell(state: Any, call: Call, reason: str, is_loss: bool) -> None:
-    """Say once why a kind of call runs as written: in the report, and in a warning where mixtures are lost."""
+    """Say once why a kind of call runs as written: in the report, and in a warning where mixed operations are lost."""
     is_told = reason in state.as_written.values()
     state.as_written[call.kind] = reason
     if state.report is None or is_told:

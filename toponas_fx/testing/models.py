@@ -14,7 +14,7 @@ from torch import nn
 from toponas_fx.api import restore, simplify
 from toponas_fx.capture.inputs import Inputs, inputs_of
 from toponas_fx.checking.comparison import run_from, seed_all
-from toponas_fx.checking.one_hot import Vertices
+from toponas_fx.checking.one_hot import OneHotArchitectures
 from toponas_fx.checking.precision import Subject, copied, default_dtype, subject_of
 from toponas_fx.errors import ArgumentError
 from toponas_fx.module_tree.copying import copy_tree
@@ -165,19 +165,19 @@ def differences_at_vertices(
     seed: int,
     also: Callable[[Any, Inputs], list[str]] = lambda fast, inputs: [],
 ) -> Iterator[str]:
-    """Yield what differs at the first vertex where something does, or why not all vertices could be visited.
+    """Yield what differs at the first one-hot architecture where something does, or why not all could be visited.
 
     Args:
         fast: the simplified model.
         inputs: forward's arguments.
         tolerance: the error that passes.
         seed: of all draws.
-        also: returns what else is wrong at a vertex.
+        also: returns what else is wrong at a one-hot architecture.
     """
-    vertices = _vertices(fast, inputs)
+    one_hot = _one_hot(fast, inputs)
     sharing = fast._toponas.sharing
     is_exact = not (sharing.ties or sharing.kernels)
-    is_drawn = draws_its_path(fast) and not vertices.states
+    is_drawn = draws_its_path(fast) and not one_hot.states
     for path in range(PATHS if is_drawn else is_exact):
         lines = differences_here(fast, inputs, tolerance, seed + path, {})
         lines += _wrong_restored(fast, inputs, tolerance, seed + path) if is_drawn else []
@@ -185,31 +185,31 @@ def differences_at_vertices(
             yield from (f"on the path of seed {seed + path}, in {line}" if is_drawn else line for line in lines)
             return
     missing: dict[str, None] = {}
-    for number, missed in enumerate(vertices.visit(), start=1):
+    for number, missed in enumerate(one_hot.visit(), start=1):
         missing.update(dict.fromkeys(missed))
         if missed:
             continue
-        lines = differences_here(fast, inputs, tolerance, seed, vertices.leaves)
+        lines = differences_here(fast, inputs, tolerance, seed, one_hot.leaves)
         lines += [*_wrong_restored(fast, inputs, tolerance, seed), *also(fast, inputs)]
         if lines:
-            yield from (f"one-hot architecture {number} of {vertices.rounds}, in {line}" for line in lines)
+            yield from (f"one-hot architecture {number} of {one_hot.rounds}, in {line}" for line in lines)
             return
-    for state in vertices.states:
+    for state in one_hot.states:
         if len(state.reached) < state.size:
             missing[f"{state.name}: alone were {len(state.reached)} of its {state.size} candidates"] = None
-    if sharing.ties and not (vertices.states or is_drawn):
+    if sharing.ties and not (one_hot.states or is_drawn):
         missing["modules are shared, and no mixed operation was found"] = None
     yield from (f"could not be put at one-hot architectures: {line}" for line in missing)
 
 
-def _vertices(fast: Any, inputs: Inputs) -> Vertices:
+def _one_hot(fast: Any, inputs: Inputs) -> OneHotArchitectures:
     """Find the architecture weights in the user's own forward over the simplified model's tensors."""
     plain = copy_tree(fast, fast._toponas.user_class)
     if "meta" not in fast._toponas_taken:
         vars(plain).pop("meta", None)
     for module in plain.modules():
         leave_layer(module)
-    return Vertices(_simplified(plain, inputs, passes=DETECTION).train(), inputs)
+    return OneHotArchitectures(_simplified(plain, inputs, passes=DETECTION).train(), inputs)
 
 
 def _wrong_restored(fast: Any, inputs: Inputs, tolerance: float, seed: int) -> Iterator[str]:

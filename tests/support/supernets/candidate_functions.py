@@ -153,7 +153,7 @@ def _identity(x: Tensor) -> Tensor:
 
 
 class Broadcasted(Idiom):
-    """All states go through an activation at once, weighted one by one: no mixture of scalars (DARTS, PTB)."""
+    """All states go through an activation at once, weighted one by one: no mixed operation of scalars (DARTS, PTB)."""
 
     expected = Expected(0, (0, 0), (0, 0))
 

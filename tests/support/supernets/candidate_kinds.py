@@ -221,12 +221,12 @@ class MultiScale(Idiom):
 
 
 class NestedMixtures(Idiom):
-    """A candidate is a mixture itself, with weights of its own, so an edge of its own."""
+    """A candidate is a mixed operation itself, with weights of its own, so an edge of its own."""
 
     expected = Expected(2, (3, 2), (3, 2))
 
     class Inner(nn.Module):
-        """A mixture over kernels."""
+        """A mixed operation over kernels."""
 
         def __init__(self) -> None:
             super().__init__()

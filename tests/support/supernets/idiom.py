@@ -142,5 +142,5 @@ def edges(count: int = 2) -> nn.ModuleList:
 
 
 def mix(w: Any, ops: Any, x: Tensor) -> Any:
-    """Return the mixture of one edge, as most code bases write it."""
+    """Return the mixed operation of one edge, as most code bases write it."""
     return sum(v * op(x) for v, op in zip(w, ops, strict=True))

@@ -1,4 +1,4 @@
-"""Supernets whose mixtures are computed right and recognised by more than their additions."""
+"""Supernets whose mixed operations are computed right and recognised by more than their additions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Detached(_Made):
 
 
 class Recursive(_Written):
-    """The first candidate plus the mixture of the rest."""
+    """The first candidate plus the mixed operation of the rest."""
 
     def mix(self, w: Tensor, ops: Any, x: Tensor) -> Any:
         first = w[0] * ops[0](x)
@@ -113,7 +113,7 @@ class StackMatmul(_Written):
 
 
 class FlatMatmul(_Written):
-    """Candidates flattened to rows, one product of matrices; right, though not read as a mixture."""
+    """Candidates flattened to rows, one product of matrices; right, though not read as a mix."""
 
     expected = Expected(0, (4, 4), (4, 4))
 
@@ -123,7 +123,7 @@ class FlatMatmul(_Written):
 
 
 class FlatStack(_Written):
-    """The stack is flattened as a whole, then multiplied by the weights; right, though not read as a mixture."""
+    """The stack is flattened as a whole, then multiplied by the weights; right, though not read as a mix."""
 
     expected = Expected(0, (4, 4), (4, 4))
 
@@ -177,7 +177,7 @@ class CatView(_Written):
 
 
 class CatUnsqueezed(_Written):
-    """Each candidate gets an axis, they are concatenated along it and reduced; right, though not read as a mixture."""
+    """Each candidate gets an axis, they are concatenated along it and reduced; right, though not read as a mix."""
 
     expected = Expected(0, (4, 4), (4, 4))
 
@@ -207,7 +207,7 @@ class AddAlpha(Idiom):
 
 
 class Addcmul(_Written):
-    """``torch.addcmul`` adds each weighted candidate; right, though not read as a mixture."""
+    """``torch.addcmul`` adds each weighted candidate; right, though not read as a mixed operation."""
 
     expected = Expected(0, (4, 4), (4, 4))
 
@@ -219,7 +219,7 @@ class Addcmul(_Written):
 
 
 class Lerp(Idiom):
-    """``torch.lerp`` between two convolutions; right, though not read as a mixture."""
+    """``torch.lerp`` between two convolutions; right, though not read as a mixed operation."""
 
     expected = Expected(0, (4, 4), (4, 4))
 
@@ -254,7 +254,7 @@ class FromNone(_Written):
 
 
 class Preallocated(_Written):
-    """Candidates are written into one tensor, which is reduced; right, though not read as a mixture."""
+    """Candidates are written into one tensor, which is reduced; right, though not read as a mixed operation."""
 
     expected = Expected(0, (4, 4), (4, 4))
 
@@ -277,7 +277,7 @@ class Weighed(nn.Module):
 
 
 class InPlaceProducts(Idiom):
-    """Each candidate's own result is multiplied in place; right, though not read as a mixture."""
+    """Each candidate's own result is multiplied in place; right, though not read as a mixed operation."""
 
     expected = Expected(0, (4, 4), (4, 4))
 

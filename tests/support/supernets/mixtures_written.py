@@ -12,7 +12,7 @@ from idiom import C, Expected, Idiom, edges, parameter
 
 
 class _Written(Idiom):
-    """Two edges in a row; a subclass writes the mixture."""
+    """Two edges in a row; a subclass writes the mixed operation."""
 
     expected: ClassVar[Expected | None] = Expected(2, (4, 2), (4, 2))
 
@@ -213,7 +213,7 @@ class Auxiliary(_Written):
 
 
 class PerImage(Idiom):
-    """Each image has weights of its own, which multiply it alone: no mixture of scalars (aw_nas)."""
+    """Each image has weights of its own, which multiply it alone: no mixed operation of scalars (aw_nas)."""
 
     expected = Expected(0, (4, 4), (4, 4))
     has_vertices: ClassVar[bool] = False

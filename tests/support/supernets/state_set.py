@@ -33,7 +33,7 @@ class _Stateful(Idiom):
 
 
 class CalculationMode(_Stateful):
-    """``set_cal_mode`` switches between the mixture, one path given, and the strongest (SETN)."""
+    """``set_cal_mode`` switches between the mixed operation, one path given, and the strongest (SETN)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class GlobalMode(_Stateful):
     """The mode is an attribute of the class of all edges (ProxylessNAS's ``MixedEdge.MODE``)."""
 
     class Edge(nn.Module):
-        """One mixture; all edges are in one mode."""
+        """One mixed operation; all edges are in one mode."""
 
         mode = "full"
 
@@ -151,7 +151,7 @@ class DropRateOnEdges(_Stateful):
     """Each epoch sets ``p`` on the dropout after every skip, and a rate on every edge (P-DARTS)."""
 
     class Edge(nn.Module):
-        """A mixture whose skip is dropped at a rate."""
+        """A mixed operation whose skip is dropped at a rate."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -12,7 +12,7 @@ from idiom import Expected, Idiom, candidates, edges, mix, parameter
 
 
 class EdgeWeights(Idiom):
-    """Normalized weights of a node's edges multiply their mixtures, all channels searched (PC-DARTS, GAEA)."""
+    """Normalized weights of a node's edges multiply their mixed operations, all channels searched (PC-DARTS, GAEA)."""
 
     expected = Expected(3, (6, 3), (6, 3))
 

@@ -1,4 +1,4 @@
-"""The topology of mixtures: sources, chains, labels and weights, before and after rewriting."""
+"""The topology of mixed operations: sources, chains, labels and weights, before and after rewriting."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The topology of less common structures: functions, joined and nested mixtures, several inputs."""
+"""The topology of less common structures: functions, joined and nested mixed operations, several inputs."""
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,7 @@ class JoinedCandidate(nn.Module):
 
 
 class JoinsMixtures(nn.Module):
-    """A lone candidate that joins two mixtures first."""
+    """A lone candidate that joins two mixed operations first."""
 
     def __init__(self):
         super().__init__()
@@ -133,7 +133,7 @@ def test_prefix_within_an_edge_and_sizes_that_are_no_data():
 
 
 class HierarchicalCandidate(nn.Module):
-    """A candidate that is a small cell with a mixture of its own."""
+    """A candidate that is a small cell with a mixed operation of its own."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +189,7 @@ def test_zero_candidate_whose_weight_keeps_a_term():
 
 
 class Ensemble(nn.Module):
-    """A mixture of parameters, which no input goes into."""
+    """A mixed operation of parameters, which no input goes into."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Iterating, unpacking and indexing tensors, as mixtures do with their weights."""
+"""Iterating, unpacking and indexing tensors, as mixed operations do with their weights."""
 
 from __future__ import annotations
 

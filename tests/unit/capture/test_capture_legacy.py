@@ -20,7 +20,7 @@ REAL = torch.DoubleTensor, torch.FloatTensor, torch.LongTensor
 
 
 class Cell(nn.Module):
-    """A mixture and what a case adds to it."""
+    """A mixed operation and what a case adds to it."""
 
     def __init__(self, body: Callable[[Tensor], Any]) -> None:
         super().__init__()

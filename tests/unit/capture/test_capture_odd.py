@@ -176,7 +176,7 @@ def test_a_wrapper_that_delegates_attributes() -> None:
 
 
 def test_roots_that_are_containers() -> None:
-    class Mixture(nn.ModuleList):
+    class MixedOp(nn.ModuleList):
         def forward(self, x: Tensor) -> Any:
             return sum(w * op(x) for w, op in zip(self.alphas, self, strict=True))
 
@@ -185,7 +185,7 @@ def test_roots_that_are_containers() -> None:
             return super().forward(input) * self.alphas[0]
 
     layers = [nn.Linear(6, 6), nn.Tanh()]
-    for model in (Mixture(layers), Chain(*layers)):
+    for model in (MixedOp(layers), Chain(*layers)):
         model.double()
         model.alphas = weights(2)
         assert_runs_like(compiled(model, image()), model, image())

@@ -18,7 +18,7 @@ KINDS = ("parameter", "buffer", "tensor", "list", "tuple", "dict", "nested", "ob
 
 
 class Mixed(nn.Module):
-    """One mixture of two candidates, whose weights are kept in one of many ways."""
+    """One mixed operation of two candidates, whose weights are kept in one of many ways."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

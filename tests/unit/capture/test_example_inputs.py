@@ -124,7 +124,7 @@ def test_check_compares_with_arguments_by_name() -> None:
     assert verdict.inputs == ("float64[2, 4, 6, 6]",)
     assert verdict.report is not None
     assert verdict.report.before.flops
-    assert verdict.vertices.is_complete
+    assert verdict.one_hot.is_complete
     assert toponas_fx.check(OfBoth(), X, example_kwargs={"mask": torch.ones(2, 1, 6, 6)}).passed
 
 

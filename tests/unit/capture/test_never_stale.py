@@ -58,7 +58,7 @@ class OfSettings:
 
 
 class Supernet(nn.Module):
-    """A mixture whose weights are sharpened by ``tau()``, and one candidate that ``pick()`` chooses."""
+    """A mixed operation whose weights are sharpened by ``tau()``, and one candidate that ``pick()`` chooses."""
 
     described = OfSettings()
 

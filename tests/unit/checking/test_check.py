@@ -19,7 +19,7 @@ from supernets.gdas import GDASSupernet
 from supernets.mobile import MobileSupernet
 from supernets.nasbench201 import NASBench201Supernet
 from supernets.pcdarts import PCDARTSSupernet
-from toponas_fx.checking.one_hot import Vertices
+from toponas_fx.checking.one_hot import OneHotArchitectures
 from toponas_fx.module_tree.tensor_paths import model_tensors
 from toponas_fx.passes import DEFAULT_PASSES, DetectMixedOps
 from toponas_fx.rewriting.pass_base import Pass, Semantics
@@ -44,8 +44,8 @@ def test_supernets_of_the_field_pass(name: str) -> None:
     make, mixtures = SUPERNETS[name]
     verdict = toponas_fx.check(make(), IMAGE)
     assert verdict.passed, verdict
-    assert (verdict.vertices.complete, verdict.vertices.mixtures) == (mixtures, mixtures)
-    assert verdict.vertices.is_complete
+    assert (verdict.one_hot.complete, verdict.one_hot.mixtures) == (mixtures, mixtures)
+    assert verdict.one_hot.is_complete
     assert (verdict.dtype, verdict.reason, verdict.notes) == ("float64", "", ())
     assert {check.mode for check in verdict.checks} == {"exact", "share"}
     assert max(check.error for check in verdict.checks) < 1e-11
@@ -79,7 +79,7 @@ def test_inputs_are_inferred() -> None:
 def test_weights_that_forward_is_given_are_put_at_vertices_too() -> None:
     verdict = toponas_fx.check(WeightsGiven(), (X, torch.rand(2, 4)))
     assert verdict.passed
-    assert verdict.vertices.is_complete
+    assert verdict.one_hot.is_complete
 
 
 def test_the_model_and_the_generators_are_left_alone() -> None:
@@ -115,7 +115,7 @@ def test_wrong_weights_are_found_where_nothing_is_shared(monkeypatch: pytest.Mon
     model = Supernet()
     model.edges = nn.ModuleList(nn.ModuleList([nn.Identity(), nn.Tanh(), nn.Sigmoid(), nn.ReLU()]) for _ in range(2))
     verdict = toponas_fx.check(model, X)
-    assert not verdict.vertices.matters
+    assert not verdict.one_hot.matters
     assert {(check.mode, check.at) for check in verdict.failures} >= {("share", "its own weights")}
 
 
@@ -153,7 +153,7 @@ def test_statistics_of_another_norm_are_found(monkeypatch: pytest.MonkeyPatch) -
 def test_weights_that_are_never_one_hot_are_named() -> None:
     verdict = toponas_fx.check(Annealed(), X)
     assert verdict.passed
-    assert not verdict.vertices.is_complete
+    assert not verdict.one_hot.is_complete
     assert verdict.sentence == "PASS, but incomplete: 2 of 2 mixed operations could not be put at one-hot weights"
     assert "    edges.0: no value of its tensors makes its weights one-hot" in str(verdict).splitlines()
     assert not verdict.as_dict()["complete"]
@@ -168,15 +168,15 @@ def test_weights_that_are_never_one_hot_are_named() -> None:
 )
 def test_weights_that_noise_decides_are_never_one_hot(kind: type[nn.Module], reason: str) -> None:
     verdict = toponas_fx.check(kind(), X)
-    assert verdict.vertices.missed
-    assert all(missed.endswith(f": {reason}") for missed in verdict.vertices.missed)
-    assert not verdict.vertices.is_complete
+    assert verdict.one_hot.missed
+    assert all(missed.endswith(f": {reason}") for missed in verdict.one_hot.missed)
+    assert not verdict.one_hot.is_complete
 
 
 def test_weights_from_the_input_are_named() -> None:
     verdict = toponas_fx.check(Scored(), X)
     assert verdict.passed
-    assert verdict.vertices.missed == tuple(
+    assert verdict.one_hot.missed == tuple(
         f"edges.{edge}: a module computes its weights from the input" for edge in range(2)
     )
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_checked_is_an_error(model: Any, inputs: Any, error: Any,
         toponas_fx.check(model, inputs)
 
 
-# -- vertices --------------------------------------------------------------------------------------------------------
+# -- one-hot architectures ---------------------------------------------------------------------------------------------
 
 
 def test_vertices_move_the_candidates_weights_alone_and_put_them_back() -> None:
@@ -220,15 +220,15 @@ def test_vertices_move_the_candidates_weights_alone_and_put_them_back() -> None:
     before = [tensor.detach().clone() for tensor in model.arch_parameters()]
     until = [type(entry) for entry in DEFAULT_PASSES].index(DetectMixedOps)
     detected = toponas_fx.simplify(model, IMAGE, passes=DEFAULT_PASSES[: until + 1])
-    vertices = Vertices(detected, (IMAGE,))
+    one_hot = OneHotArchitectures(detected, (IMAGE,))
     alphas, betas = model.arch_parameters()[:2], model.arch_parameters()[2:]
-    assert set(vertices.leaves) == set(map(id, alphas))
-    for missed in vertices.visit():
+    assert set(one_hot.leaves) == set(map(id, alphas))
+    for missed in one_hot.visit():
         assert missed == []
         for tensor in alphas:
             assert (tensor.softmax(-1).sort(-1).values == torch.eye(8)[-1]).all()
-    assert all(len(state.reached) == 8 for state in vertices.states)
-    assert vertices.rounds == 16
+    assert all(len(state.reached) == 8 for state in one_hot.states)
+    assert one_hot.rounds == 16
     for tensor, value in zip((*alphas, *betas), before, strict=True):
         assert torch.equal(tensor, value)
 

@@ -17,7 +17,7 @@ from exactness import image
 
 
 class Supernet(nn.Module):
-    """One mixture of three pairs of convolutions: the first of each is normalized, the others are shared."""
+    """One mixed operation of three pairs of convolutions: the first of each is normalized, the others are shared."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -51,8 +51,8 @@ def test_a_new_model_of_another_structure_is_simplified_from_the_start(monkeypat
     assert len(found) == 1, "both modes at once"
     assert type(wider) is type(fast)
     wider.alphas_normal.data = wider.alphas_normal.data.double()
-    for vertex in ((2, 3), (3, 1)):
-        set_vertex(wider, *vertex)
+    for one_hot in ((2, 3), (3, 1)):
+        set_vertex(wider, *one_hot)
         wider.eval()
         x = batch()[0]
         assert torch.allclose(wider(x), wider.reference(x), rtol=0, atol=1e-8)

@@ -30,7 +30,7 @@ USES: dict[str, Callable[[Any], Any]] = {
 
 
 class Supernet(nn.Module):
-    """One mixture of three convolutions that share, and a module that nothing reads."""
+    """One mixed operation of three convolutions that share, and a module that nothing reads."""
 
     def __init__(self) -> None:
         super().__init__()

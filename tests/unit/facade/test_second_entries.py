@@ -21,7 +21,7 @@ SIZES = (1, 3, 5)
 
 
 class Cell(nn.Module):
-    """One mixture of convolutions that share, with biases, and a skip."""
+    """One mixed operation of convolutions that share, with biases, and a skip."""
 
     def __init__(self) -> None:
         super().__init__()

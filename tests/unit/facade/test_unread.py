@@ -17,7 +17,7 @@ from exactness import image
 
 
 class Headed(nn.Module):
-    """A mixture, and a head that only some calls run."""
+    """A mixed operation, and a head that only some calls run."""
 
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from toponas_fx.facade.assembly import simplified_class
 
 
 class Supernet(nn.Module):
-    """One mixture of three convolutions that share; what its attribute of a name holds counts."""
+    """One mixed operation of three convolutions that share; what its attribute of a name holds counts."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class Double(Function):
 
 
 class Supernet(nn.Module):
-    """One mixture with everything that the default passes write."""
+    """One mixed operation with everything that the default passes write."""
 
     def __init__(self):
         super().__init__()

@@ -12,7 +12,7 @@ from toponas_fx.ir.printer import format_graph, format_node, number_nodes
 from toponas_fx.ir.tensor_type import TensorType
 
 
-class Mixture(nn.Module):
+class MixedOp(nn.Module):
     def __init__(self):
         super().__init__()
         self.cells = nn.ModuleList([nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), nn.AvgPool2d(3, 1, 1)])
@@ -37,8 +37,8 @@ def typed(gm, *inputs):
     return gm
 
 
-def mixture():
-    return typed(fx.symbolic_trace(Mixture()), torch.zeros(2, 4, 8, 8))
+def mixed():
+    return typed(fx.symbolic_trace(MixedOp()), torch.zeros(2, 4, 8, 8))
 
 
 MIXTURE_TEXT = """\
@@ -65,18 +65,18 @@ def line(target, *args, op="call_function", **kwargs):
 
 
 def test_whole_graph():
-    assert format_graph(mixture()) == MIXTURE_TEXT
+    assert format_graph(mixed()) == MIXTURE_TEXT
 
 
 def test_names_do_not_matter():
-    gm = mixture()
+    gm = mixed()
     for node in gm.graph.nodes:
         node.name = f"renamed_{node.name}"
     assert format_graph(gm) == MIXTURE_TEXT
 
 
 def test_a_graph_with_an_owner_finds_its_modules():
-    gm = mixture()
+    gm = mixed()
     assert format_graph(gm.graph) == MIXTURE_TEXT
 
 
@@ -85,23 +85,23 @@ def test_a_graph_without_a_root_does_not_guess():
     x = graph.placeholder("x")
     graph.output(graph.call_module("cells.0.0", (x,)))
     assert format_graph(graph) == "%0 = input x\n%1 = module[cells.0.0](%0)\nreturn %1"
-    assert format_graph(graph, root=Mixture()) == "%0 = input x\n%1 = ReLU[cells.0.0](%0)\nreturn %1"
+    assert format_graph(graph, root=MixedOp()) == "%0 = input x\n%1 = ReLU[cells.0.0](%0)\nreturn %1"
 
 
 def test_a_root_given_goes_before_the_graph_module():
-    root = Mixture()
+    root = MixedOp()
     root.cells[1] = nn.MaxPool2d(3, 1, 1)
-    assert "%7 = MaxPool2d[cells.1](%0)" in format_graph(mixture(), root=root)
+    assert "%7 = MaxPool2d[cells.1](%0)" in format_graph(mixed(), root=root)
 
 
 def test_a_module_that_is_not_there_is_missing():
     graph = fx.Graph()
     graph.call_module("cells.7", (graph.placeholder("x"),))
-    assert format_graph(graph, root=Mixture()) == "%0 = input x\n%1 = missing[cells.7](%0)"
+    assert format_graph(graph, root=MixedOp()) == "%0 = input x\n%1 = missing[cells.7](%0)"
 
 
 def test_around_marks_one_node():
-    gm = mixture()
+    gm = mixed()
     node = next(node for node in gm.graph.nodes if node.target is operator.mul)
     assert format_graph(gm, around=node, context=1) == (
         "  %5 = getitem(%2, (0, 0)) : f32[]\n"
@@ -111,7 +111,7 @@ def test_around_marks_one_node():
 
 
 def test_around_an_end_of_the_graph():
-    gm = mixture()
+    gm = mixed()
     first, *_, last = gm.graph.nodes
     assert format_graph(gm, around=first, context=1) == ("> %0 = input x : f32[2,4,8,8]\n  %1 = attr alphas : f32[6,2]")
     assert format_graph(gm, around=last, context=0) == "> return %9"
@@ -119,7 +119,7 @@ def test_around_an_end_of_the_graph():
 
 
 def test_around_an_erased_node_is_the_whole_graph():
-    gm = mixture()
+    gm = mixed()
     stray = gm.graph.call_function(torch.relu, ())
     gm.graph.erase_node(stray)
     assert format_graph(gm, around=stray) == MIXTURE_TEXT

@@ -104,7 +104,7 @@ def test_group_weight_below_the_threshold_has_constant_shares(scale):
     "values", [(0.2, 0.3, 0.5), (1.0, 0.0, 0.0), (0.5, -0.25, 0.25), (0.0, 2.0, -0.5), (1e-13, 0.0)]
 )
 def test_group_weight_is_odd(values):
-    """A mixture is linear in its weights: with all of them negative it is minus what it was, and so at a vertex."""
+    """A mixed operation is linear in its weights: with all of them negative it is minus what it was."""
     one, other = scalars(values), scalars([-value for value in values])
     assert torch.equal(shared(one), -shared(other))
     gradients = torch.autograd.grad(shared(one).sum(), one)
@@ -132,10 +132,10 @@ def one_sided_difference(values, index, step):
     return (shared(scalars(moved)).sum() - shared(scalars(values)).sum()) / step
 
 
-@pytest.mark.parametrize("vertex", range(3))
-def test_group_weight_has_the_right_gradient_at_a_vertex(vertex):
+@pytest.mark.parametrize("one_hot", range(3))
+def test_group_weight_has_the_right_gradient_at_a_vertex(one_hot):
     """A derivative of ``abs`` there would be 0, and the gradient that of ``p_i`` alone."""
-    values = [float(vertex == i) for i in range(3)]
+    values = [float(one_hot == i) for i in range(3)]
     weights = scalars(values)
     gradients = torch.autograd.grad(shared(weights).sum(), weights)
     for index, gradient in enumerate(gradients):

@@ -35,7 +35,7 @@ class MixedOp(nn.Module):
 
 
 class Chain(nn.Module):
-    """Mixtures one after the other."""
+    """Mixed operations one after the other."""
 
     def __init__(self, count=2, elements=4):
         super().__init__()
@@ -66,12 +66,12 @@ def report_on(model, records=(), before=BEFORE, after=AFTER, notes=()):
 
 def test_mixtures_and_candidates_as_the_user_wrote_them():
     report = report_on(Chain())
-    assert [(mixture.name, mixture.source) for mixture in report.mixtures] == [
+    assert [(mixed.name, mixed.source) for mixed in report.mixtures] == [
         ("edges.0.ops", "x : f32[2,4,8,8]"),
         ("edges.1.ops", "mixed_sum_1 : f32[2,4,8,8]"),
     ]
     labels = ["identity", "Conv2d 1x1, BatchNorm2d", "Conv2d 3x3, BatchNorm2d", "Tanh"]
-    assert [[part.label for part in mixture.candidates] for mixture in report.mixtures] == [labels, labels]
+    assert [[part.label for part in mixed.candidates] for mixed in report.mixtures] == [labels, labels]
     assert [part.weight for part in report.mixtures[1].candidates] == [f"alphas[1][{i}]" for i in range(4)]
 
 
@@ -227,8 +227,8 @@ class Pooled(Chain):
 
 def test_refusal_of_a_whole_simplification():
     report = toponas_fx.simplify(Pooled(), image()).report
-    (mixture,) = report.mixtures
-    refused = [part.label for part in mixture.candidates if part.refusals]
+    (mixed,) = report.mixtures
+    refused = [part.label for part in mixed.candidates if part.refusals]
     assert refused == ["AvgPool2d 3x3, BatchNorm2d", "MaxPool2d 3x3, BatchNorm2d"]
-    assert all(text.startswith("share-modules refused: ") for text in mixture.candidates[1].refusals)
+    assert all(text.startswith("share-modules refused: ") for text in mixed.candidates[1].refusals)
     assert "refused elsewhere" not in report.details()

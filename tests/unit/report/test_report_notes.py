@@ -57,7 +57,7 @@ def test_weights_read_by_two_indices():
 
 
 class EdgeWeights(Chain):
-    """Every mixture has one element of a common row besides, the last one counted from the end or the start."""
+    """Every mixed operation has one element of a common row besides, the last one counted from the end or the start."""
 
     def __init__(self, spare=0):
         super().__init__()

@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[], float], Callable[[float], Any]]] = {
 
 
 class Supernet(nn.Module):
-    """A mixture whose weights are sharpened by a number that is reached by ``read``."""
+    """A mixed operation whose weights are sharpened by a number that is reached by ``read``."""
 
     def __init__(self, read: Callable[[], float]) -> None:
         super().__init__()
