@@ -98,25 +98,30 @@ def groups(runs: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[tuple[s
     return found
 
 
-def tables(runs: Iterable[dict[str, Any]]) -> list[Table]:
-    """Return three tables for each group of runs: accuracies, the course, and the rankings where there are some."""
+def tables(runs: Iterable[dict[str, Any]], against: str = ORIGINAL) -> list[Table]:
+    """Return three tables for each group of runs: accuracies, the course, and the rankings where there are some.
+
+    Args:
+        runs: of any methods, variants and seeds.
+        against: the variant that the others are compared with.
+    """
     found = []
     for key, rows in groups(runs).items():
         settings = dict(zip(GROUP, key, strict=True))
         title = f"{settings.pop('method')}: " + ", ".join(f"{name} {value}" for name, value in settings.items())
-        found += [_accuracies(title, rows), _course(title, rows)]
+        found += [_accuracies(title, rows, against), _course(title, rows)]
         if any("rank" in run for by_seed in rows.values() for run in by_seed.values()):
-            found.append(_rankings(title, rows))
+            found.append(_rankings(title, rows, against))
         if any("finish" in run for by_seed in rows.values() for run in by_seed.values()):
-            found.append(_finishes(title, rows))
+            found.append(_finishes(title, rows, against))
     return found
 
 
-def _accuracies(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
-    reference = rows.get((ORIGINAL, "steps"), {})
+def _accuracies(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]], against: str) -> Table:
+    reference = rows.get((against, "steps"), {})
     columns = ["variant", "seeds"]
     for metric in _METRICS:
-        columns += [metric, "less the\noriginal"]
+        columns += [metric, f"less {_the(against)}"]
     table = Table(f"{title}: accuracy of cells, %", columns, [])
     for (variant, budget), by_seed in sorted(rows.items(), key=_order):
         cells = [_name(variant, budget), str(len(by_seed))]
@@ -151,12 +156,12 @@ def _course(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) 
     return table.without_empty_columns()
 
 
-def _rankings(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
-    reference = {seed: run["rank"] for seed, run in rows.get((ORIGINAL, "steps"), {}).items() if "rank" in run}
+def _rankings(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]], against: str) -> Table:
+    reference = {seed: run["rank"] for seed, run in rows.get((against, "steps"), {}).items() if "rank" in run}
     columns = ["variant", "seeds"]
     for statistic in ("running", "batch"):
         for name in ("Kendall's tau", "Spearman's rho", "precision"):
-            columns += [f"{name},\n{statistic}", "less the\noriginal"]
+            columns += [f"{name},\n{statistic}", f"less {_the(against)}"]
     table = Table(f"{title}: one-hot accuracy of the supernet against the table", columns, [])
     for (variant, budget), by_seed in sorted(rows.items(), key=_order):
         own = {seed: run["rank"] for seed, run in by_seed.items() if "rank" in run}
@@ -167,16 +172,16 @@ def _rankings(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]
             for name in ("kendall", "spearman", "precision"):
                 cells.append(f"{_mean(rank[statistic][name] for rank in own.values()):.3f}")
                 pairs = [[of[seed][statistic][name] for seed in both] for of in (own, reference)]
-                cells.append(NOTHING if variant == ORIGINAL or not both else f"{Difference.of(*pairs):.3f}")
+                cells.append(NOTHING if variant == against or not both else f"{Difference.of(*pairs):.3f}")
         table.rows.append(cells)
     return table
 
 
-def _finishes(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Table:
+def _finishes(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]], against: str) -> Table:
     columns = ["variant", "seeds", "epochs", "inherited,\nuntrained", "inherited", "scratch", "inherited\nless scratch"]
-    columns.append("inherited less\nthe original's")
+    columns.append(f"inherited less\n{_the(against).replace(chr(10), ' ')}'s")
     table = Table(f"{title}: validation accuracy of the cell found, trained on, %", columns, [])
-    reference = rows.get((ORIGINAL, "steps"), {})
+    reference = rows.get((against, "steps"), {})
     for (variant, budget), by_seed in sorted(rows.items(), key=_order):
         own = {seed: run["finish"] for seed, run in by_seed.items() if "finish" in run}
         if not own:
@@ -187,7 +192,7 @@ def _finishes(title: str, rows: dict[tuple[str, str], dict[int, dict[str, Any]]]
         pairs.append([reference[seed]["finish"]["inherited"][-1] for seed in both])
         cells = [_name(variant, budget), str(len(own)), str(len(next(iter(own.values()))["scratch"]) - 1)]
         cells += [f"{_mean(run['inherited'][0] for run in own.values()):.1f}", *(f"{_mean(end):.1f}" for end in ends)]
-        cells += [str(Difference.of(*ends)), NOTHING if variant == ORIGINAL or not both else str(Difference.of(*pairs))]
+        cells += [str(Difference.of(*ends)), NOTHING if variant == against or not both else str(Difference.of(*pairs))]
         table.rows.append(cells)
     return table
 
@@ -203,6 +208,10 @@ def _mean(values: Iterable[float]) -> float:
 
 def _name(variant: str, budget: str) -> str:
     return variant if budget == "steps" else f"{variant}, equal seconds"
+
+
+def _the(variant: str) -> str:
+    return "the\noriginal" if variant == ORIGINAL else variant
 
 
 def _order(item: tuple[tuple[str, str], Any]) -> tuple[bool, str, str]:

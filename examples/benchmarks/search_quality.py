@@ -70,6 +70,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="to train the cell that was found, from its weights in the supernet and from scratch (none)",
     )
     parser.add_argument("--limit-batches", type=positive, metavar="N", help="at most N batches an epoch")
+    parser.add_argument("--against", choices=VARIANTS, default=ORIGINAL, help="to compare with (%(default)s)")
     parser.add_argument("--markdown", action="store_true", help="print the tables as markdown")
     parser.add_argument("--plot", type=Path, metavar="IMAGE", help="draw expected accuracy against steps and seconds")
     parser.add_argument("--jobs", type=positive, default=1, help="searches at once, a thread each (%(default)s)")
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _run_missing(args)
     files = args.show or [args.out]
     runs = [{**run, "seed": (number, run["seed"])} for number, path in enumerate(files) for run in read_runs(path)]
-    for table in tables(runs):
+    for table in tables(runs, args.against):
         if args.markdown:
             print(table.markdown(), end="\n\n")
         else:

@@ -175,6 +175,10 @@ def test_a_run_of_equal_seconds_is_compared_with_an_original_of_its_length() -> 
     assert groups([original, share]).keys() == groups([original]).keys(), "without one there is nothing to compare"
 
 
+def _rows(text: str, variant: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(f"| {variant} |")]
+
+
 @pytest.mark.slow
 def test_the_script_searches_resumes_and_shows(tmp_path: Path, table: Path) -> None:
     out = tmp_path / "runs.jsonl"
@@ -197,6 +201,12 @@ def test_the_script_searches_resumes_and_shows(tmp_path: Path, table: Path) -> N
     assert _script("--show", str(out)).stdout == again.stdout
     shown = _script("--show", str(out), "--markdown", "--plot", str(tmp_path / "runs.png"))
     assert shown.stdout.count("| original | 2 |") == 2 * len(methods)  # accuracies, and rankings
+    other = _script("--show", str(out), "--markdown", "--against", "exact").stdout
+    assert "less exact" in " ".join(other.split())
+    assert "less the original" not in other
+    (mean,) = {line.split("|")[4].split(",")[0].split("[")[0].strip() for line in _rows(shown.stdout, "exact")[:1]}
+    (opposite,) = {line.split("|")[4].split(",")[0].split("[")[0].strip() for line in _rows(other, "original")[:1]}
+    assert float(mean) == -float(opposite)
     assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
 
 
