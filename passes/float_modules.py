@@ -65,8 +65,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
+from toponas_fx.analysis.drawn_edges import mixing_ops
 from toponas_fx.analysis.effects import is_pure
-from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.analysis.model_reads import inputs_from
 from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
 from toponas_fx.analysis.stages import alike_stages, cheaper_placement
@@ -119,7 +119,7 @@ class FloatModules(Pass):
         matches: list[AlikeStages] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        for mixed in mixed_ops(gm.graph):
+        for mixed in mixing_ops(gm.graph):
             placement = cheaper_placement(calls, mixed) if self.placement == "auto" else self.placement
             for group in alike_stages(calls, mixed, placement):
                 reasons = {call: _why_not(calls, call, weight) for call, weight in group.items()}

@@ -57,7 +57,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from toponas_fx import ops
-from toponas_fx.analysis.mixed_ops import MixedOp, is_negated, mixed_ops
+from toponas_fx.analysis.drawn_edges import mixing_ops
+from toponas_fx.analysis.mixed_ops import MixedOp, is_negated
 from toponas_fx.analysis.module_calls import ModuleCalls, why_not_together
 from toponas_fx.ir.tensor_type import TensorType
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
@@ -97,7 +98,7 @@ class ShareModules(Pass):
         matches: list[AlikeEnds] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        for mixed in mixed_ops(gm.graph):
+        for mixed in mixing_ops(gm.graph):
             for group in _alike_ends(calls, mixed):
                 weights = {call: mixed.weights[mixed.terms.index(call)] for call in group}
                 reasons = {call: _why_not(calls, mixed, call, weight) for call, weight in weights.items()}

@@ -45,7 +45,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from toponas_fx.analysis.mixed_ops import MixedOp, candidate_nodes, mixed_ops
+from toponas_fx.analysis.drawn_edges import mixing_ops
+from toponas_fx.analysis.mixed_ops import MixedOp, candidate_nodes
 from toponas_fx.analysis.module_calls import ModuleCalls
 from toponas_fx.rewriting.pass_base import Pass, Plan, Refusal, Semantics, Stage
 from toponas_fx.rewriting.rewriter import Rewriter
@@ -81,7 +82,7 @@ class SharePrefixes(Pass):
         matches: list[AlikeStarts] = []
         refusals: list[Refusal] = []
         calls = ModuleCalls.of(gm)
-        for mixed in mixed_ops(gm.graph):
+        for mixed in mixing_ops(gm.graph):
             for group in _alike_starts(calls, mixed):
                 reasons = {call: _why_not(calls, call, group[0]) for call in group}
                 refusals += [Refusal((call,), reason) for call, reason in reasons.items() if reason is not None]

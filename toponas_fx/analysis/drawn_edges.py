@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from toponas_fx.analysis.arms import LAZY, home
-from toponas_fx.analysis.mixed_ops import MixedOp, is_mixed_sum, mixed_ops
+from toponas_fx.analysis.arms import LAZY, home, homes, selects
+from toponas_fx.analysis.mixed_ops import MixedOp, candidate_nodes, is_mixed_sum, mixed_ops
 from toponas_fx.analysis.node_kinds import ADDITIONS, PRODUCTS
 from toponas_fx.ops import choices
 
@@ -69,6 +69,21 @@ def drawn_edges(graph: fx.Graph) -> Iterator[Draw]:
         if is_draw(node):
             sites.setdefault(node.meta["site"], []).append(node)
     yield from (draw_of(max(own, key=_size)) for own in sites.values())
+
+
+def mixing_ops(graph: fx.Graph) -> Iterator[MixedOp]:
+    """Yield the mixed operations of which all candidates run, also in a graph that draws others.
+
+    Those of which a step draws one are left out, and so are those that do not lie in one place: an arm, or none.
+    """
+    if not selects(graph):
+        yield from mixed_ops(graph)
+        return
+    for mixed in mixed_ops(graph):
+        terms = [term for term in mixed.terms if isinstance(term, fx.Node)]
+        own = [node for term in terms for node in candidate_nodes(term, mixed.node)]
+        if not any(map(is_draw, [*terms, *own])) and homes([mixed.node, *own]) == {home(mixed.node)}:
+            yield mixed
 
 
 def edges(graph: fx.Graph) -> Iterator[MixedOp]:

@@ -107,6 +107,13 @@ def has_global_hooks() -> bool:
     return any(getattr(nn.modules.module, name) for name in _GLOBAL_HOOKS)
 
 
+def global_hooks() -> list[tuple[str, Any]]:
+    """Return the hooks that run around every module's call, each with its table's name; torch's own only look on."""
+    tables = ((name, getattr(nn.modules.module, name).values()) for name in _GLOBAL_HOOKS)
+    found = [(name, hook) for name, hooks in tables for hook in hooks]
+    return [known for known in found if not str(getattr(known[1], "__module__", "")).startswith("torch.")]
+
+
 def hook_tables(modules: Iterable[nn.Module]) -> Iterator[dict[int, Any]]:
     """Yield the tables of hooks of some modules; all are empty where none carries any."""
     for module in modules:

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from toponas_fx.analysis.effects import is_random
-from toponas_fx.capture.advice import REGISTER, RETURN, WRITE
+from toponas_fx.analysis.effects import global_hooks, is_random
+from toponas_fx.capture.advice import GLOBAL_HOOK, REGISTER, RETURN, WRITE
 from toponas_fx.capture.alone import alone
 from toponas_fx.capture.attribute_writes import settled
 from toponas_fx.capture.draws import DrawFinder
@@ -45,6 +45,7 @@ from toponas_fx.capture.recorder import Recorder
 from toponas_fx.errors import CaptureError, CountError, ForeignDrawError
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import collector_off, no_trace, own_saved_tensors
+from toponas_fx.module_tree.snapshots import freeze
 from toponas_fx.module_tree.tensor_paths import model_tensors
 
 __all__ = ["Capture", "capture", "no_trace"]
@@ -190,6 +191,7 @@ def _recorded(
         torch.inference_mode(False),
         torch.set_grad_enabled(has_gradients),
     ):
+        _check_hooks(recorder.guards)
         own_args, own_kwargs = pytree.tree_map_only(Tensor, _copy, (args, kwargs))
         own_args, own_kwargs = recorder.with_numbers((own_args, own_kwargs))
         given = pytree.tree_flatten((own_args, own_kwargs))
@@ -236,6 +238,14 @@ def _recorded(
         writes=tuple(recorder.writes.left),
         asks_identity=recorder.asks_identity,
     )
+
+
+def _check_hooks(guards: StateGuards) -> None:
+    """Refuse a run around whose modules hooks of the user's run; a graph calls modules, or what they compute."""
+    for name, hook in global_hooks():
+        guards.note_reference(nn.modules.module, name, freeze(getattr(nn.modules.module, name)), "")
+        told = getattr(hook, "__qualname__", type(hook).__qualname__)
+        raise CaptureError(f"the hook `{told}` runs around every module's call; {GLOBAL_HOOK}")
 
 
 def _copy(tensor: Tensor) -> Tensor:

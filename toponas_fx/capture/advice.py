@@ -2,6 +2,7 @@
 
 DENSE = "a graph knows dense tensors only; hold it dense, or use it outside forward"
 DRAW = "a graph repeats only torch's, so draw with torch.rand or the like"
+GLOBAL_HOOK = "register hooks on the modules that they are for"
 HOLD = "which a graph cannot hold; keep to tensors, numbers and plain containers of them"
 LEND = "functional_call() lends a module other parameters than a graph reads; call torch.nn.functional with them"
 MAKE = "make it in the constructor"

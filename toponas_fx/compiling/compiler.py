@@ -11,7 +11,6 @@ from typing import Any
 from torch import fx
 
 from toponas_fx.analysis.arms import selects
-from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.capture.expressions import Given, Numbers, Read, present
 from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.path_sampling import record_call
@@ -20,9 +19,9 @@ from toponas_fx.compiling.decide_sharing import (
     LateDecision,
     deciding,
     detection,
-    for_sampled,
     may_decide,
     may_report,
+    mixes,
     shares_drawn,
 )
 from toponas_fx.compiling.fail_open import leave_out, run_open
@@ -183,15 +182,15 @@ def symbolic_numbers(state: State, call: Call, tree: TreeIndex) -> Numbers:
 def _build(fast: fx.GraphModule, state: State, recorded: Recording, call: Call) -> Program | None:
     """Build a program for a later capture; it may decide what is shared, or be reported, where none did before."""
     is_sampled = bool(selects(recorded.capture.graph))
-    shares = not is_sampled or shares_drawn(state.passes)
-    if not (may_decide(state.sharing, call) if shares else may_report(state, call)):
+    decides, reports = may_decide(state.sharing, call), is_sampled and may_report(state, call)
+    if not (decides or reports):
         return build_program(fast, recorded, call, state.passes)[0]
     late = LateDecision.before(fast, recorded.capture)
     program, records = build_program(fast, recorded, call, state.passes, detection(fast, state, recorded.capture))
-    if program is not None and not shares:
-        late.report(program.graph, records)
-    elif program is not None and (is_sampled or program.has_mixtures):
+    if program is not None and decides and (program.has_mixtures or (is_sampled and shares_drawn(state.passes))):
         late.hold(program.graph, records)
+    elif program is not None and reports:
+        late.report(program.graph, records)
     else:
         late.forget()
     return program
@@ -229,13 +228,11 @@ def build_program(
     strict = state.is_strict if strict is None else strict
     captured = recorded.capture
     is_sampled = bool(selects(captured.graph))
-    if is_sampled:  # one candidate is alive at a time: nothing is shared for the others' sake
-        passes = for_sampled(passes, state.sharing)
     has_mixtures: list[bool] = []
 
     def look(pass_: Pass, gm: fx.GraphModule) -> None:
         if isinstance(pass_, DetectMixedOps):
-            has_mixtures.append(any(mixed_ops(gm.graph)))
+            has_mixtures.append(mixes(gm.graph))
         if observe is not None:
             observe(pass_, gm)
 
@@ -254,7 +251,8 @@ def build_program(
         return None, []
     leave_out(state, made.failures)
     captured.guards.layers = TreeIndex.of(fast).layers.values()  # the passes may have tied some
-    found = any(has_mixtures) if has_mixtures and not is_sampled else None
+    found = any(has_mixtures) if has_mixtures else None
+    found = found or None if is_sampled else found
     return Program(replace(captured, graph=made.graph), call, recorded.any_batch, has_mixtures=found), made.records
 
 

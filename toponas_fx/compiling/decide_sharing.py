@@ -17,15 +17,17 @@ import networkx as nx
 from torch import fx, nn
 
 from toponas_fx.analysis.algebra import ARITHMETIC, edges_of, with_results
+from toponas_fx.analysis.arms import selects
 from toponas_fx.analysis.costs import Costs, graph_costs
-from toponas_fx.analysis.drawn_edges import drawn_edges
+from toponas_fx.analysis.drawn_edges import drawn_edges, mixing_ops
+from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.analysis.topology import build_topology
 from toponas_fx.capture import Capture
 from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
-from toponas_fx.passes import DetectMixedOps, NormalizeKernels, ShareDrawn
+from toponas_fx.passes import DetectMixedOps, ShareDrawn
 from toponas_fx.report.building import ONE_AT_A_TIME, UNREAD, build_report, unused_notes
-from toponas_fx.rewriting.pass_base import Pass, without_sharing
+from toponas_fx.rewriting.pass_base import Pass
 from toponas_fx.rewriting.pipeline import Observer, Passes, PassRecord, flatten
 from toponas_fx.runtime.call import Call
 from toponas_fx.runtime.inspection import at_work
@@ -38,14 +40,14 @@ def shares_drawn(passes: Passes) -> bool:
     return any(isinstance(pass_, ShareDrawn) for pass_ in flatten(passes))
 
 
-def for_sampled(passes: Passes, sharing: Sharing) -> Passes:
-    """Return the passes for a graph that draws candidates: one is alive at a time, and nothing merges.
+def mixes(graph: fx.Graph) -> bool:
+    """Return whether a graph in which mixed operations were detected has one of which all candidates run.
 
-    Kernels that were decided to be normalized are so in each graph.
+    Of a graph that draws candidates, any with several count: what is weighted alone is as often what was drawn.
     """
-    if shares_drawn(passes):
-        return without_sharing(passes, ShareDrawn, NormalizeKernels)
-    return without_sharing(passes, *((NormalizeKernels,) if sharing.kernels else ()))
+    if not selects(graph):
+        return any(mixed_ops(graph))
+    return any(len(mixed.positions) > 1 for mixed in mixing_ops(graph))
 
 
 def may_decide(sharing: Sharing, call: Call) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from toponas_fx.analysis.effects import hook_tables, is_hooked
+from toponas_fx.analysis.effects import global_hooks, has_global_hooks, hook_tables, is_hooked
 from toponas_fx.module_tree.layers import Layers, functions_of, is_of_torch
 
 
@@ -109,11 +109,13 @@ class TreeIndex:
     def patched(self) -> dict[str, Any]:
         """Return the modules below the root that do not simply run their class's forward, by path.
 
-        They carry hooks, or a forward of their own; the value tells which.
+        They carry hooks, or a forward of their own; the value tells which. Hooks around all modules stand under the
+        empty path.
         """
-        if not any(self.hooks) and not any(map(dict.__contains__, self.attributes, repeat("forward"))):
-            return {}
-        return dict(self._patches())
+        has_own = any(self.hooks) or any(map(dict.__contains__, self.attributes, repeat("forward")))
+        found: dict[str, Any] = dict(self._patches()) if has_own else {}
+        everywhere = global_hooks() if has_global_hooks() else []
+        return {**found, "": everywhere} if everywhere else found
 
     def _patches(self) -> Iterator[tuple[str, tuple[bool, Callable[..., Any] | None]]]:
         for path in self.paths.values():

@@ -22,8 +22,8 @@ from toponas_fx.report.report import Report
 from toponas_fx.rewriting.pipeline import PassRecord
 
 ONE_AT_A_TIME = (
-    "a step takes one candidate of each edge and computes no other: none is shared or merged with another, since one "
-    "is alive at a time"
+    "of edges that draw, a step takes one candidate and computes no other: none is shared or merged with another, for "
+    "one is alive at a time"
 )
 """What to say of edges that draw."""
 UNREAD = "forward as captured does not read"

@@ -47,7 +47,7 @@ class Program:
         given: which of the floats among a call's arguments are inputs, after the tensors.
         any_batch: True where the batch decides nothing, and keys may leave it open.
         equal_norms: norms of which one counts for the others, by path; it holds while their statistics agree.
-        has_mixtures: whether mixed operations were found in it; None where no pass looked, or it samples a path.
+        has_mixtures: whether candidates are mixed in it; None where no pass looked, or where it samples a path besides.
         was_reused: True once it ran in a later call than the one it was made for.
         has_guards: True where the graph itself checks answers read from data.
         draws_in_python: True where it draws from Python's generator.
