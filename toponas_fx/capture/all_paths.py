@@ -5,7 +5,8 @@ A call that is given integers and reads none of them (the number of a step) has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from toponas_fx.capture.inputs import Inputs
 from toponas_fx.capture.kept_choices import Kept
 from toponas_fx.capture.path_merging import merge_paths
 from toponas_fx.capture.path_replay import is_same_run, replay
-from toponas_fx.capture.path_sections import Merged, UnlikePathsError
+from toponas_fx.capture.path_sections import Merged, UnlikePathsError, forget_picks
 from toponas_fx.capture.small_batches import (
     FIRST,
     SECOND,
@@ -85,22 +86,21 @@ class AllPaths:
             plain = self._run(first, domains.forcing(turn, is_plain=True), self.numbers)
             if not is_same_run(runs[turn].graph, plain.graph):
                 raise UnlikePathsError("forward asks which type or object a value is that was drawn, given or kept")
-        merged = merge_paths([found.graph for found in runs])
-        for found in runs:
-            replay(merged, found.graph)
         others = others_like(self.numbers, self.known, runs[0].guards.conditions)
         if others is None:
             raise UnlikePathsError("a number that changes has no other value that may be tried")
         rounds = range(rounds_for(forced.count, known) if count > 1 else 1)  # one path, which reads no integer
-        mixed = [
-            self._run(second, domains.forcing(turn, of), others)
-            for of in rounds
-            for turn in (range(count) if of == 0 else FURTHER_TURNS)
-        ]
-        types: dict[fx.Node, fx.Node] = {}
-        for found in mixed:
-            types.update(replay(merged, found.graph))
-        recording = _as_recording(merged, runs, mixed, types, first, self.inputs)
+        apart = [(turn, of) for of in rounds for turn in (range(count) if of == 0 else FURTHER_TURNS)]
+        mixed = functools.cache(lambda turn, of: self._run(second, domains.forcing(turn, of), others))
+        try:
+            merged, types = _one_graph(runs, (mixed(*place) for place in apart))
+        except HeldNumberError:
+            raise
+        except UnlikePathsError:
+            if not any([forget_picks(found.graph) for found in runs]):  # of modules that run whatever was picked
+                raise
+            merged, types = _one_graph(runs, (mixed(*place) for place in apart), follows_picks=False)
+        recording = _as_recording(merged, runs, [mixed(*place) for place in apart], types, first, self.inputs)
         domains.guard(recording.capture, tree)
         turns = tuple(found.fingerprint for found in runs)
         whole = replace(recording.capture, chooses=chooses, kept=tuple(domains.kept), turns=turns, domains=domains)
@@ -153,6 +153,21 @@ class AllPaths:
         except Exception:  # forward's own
             return True
         return False
+
+
+def _one_graph(
+    runs: Sequence[Capture], mixed: Iterable[Capture], *, follows_picks: bool = True
+) -> tuple[Merged, dict[fx.Node, fx.Node]]:
+    """Merge runs that took one candidate everywhere, and hold others to the graph; return also their nodes for its."""
+    merged = merge_paths([found.graph for found in runs])
+    for found in runs:
+        replay(merged, found.graph)
+    types: dict[fx.Node, fx.Node] = {}
+    for found in mixed:
+        if not follows_picks:
+            forget_picks(found.graph)
+        types.update(replay(merged, found.graph))
+    return merged, types
 
 
 def _as_recording(

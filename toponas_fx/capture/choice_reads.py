@@ -48,6 +48,8 @@ class ChoiceReads:
     _decided: str
     _paths: dict[int, str]
     _kept: dict[Key, dict[Steps, Any]]
+    _seen: tuple[fx.Node, Any] | None
+    _picks: dict[int, list[tuple[fx.Node, Any] | None]]
     _values: ValueTable
 
     # -- what modules keep ---------------------------------------------------------------------------------------------
@@ -147,11 +149,27 @@ class ChoiceReads:
     def _element(self, tensor: Any, index: int) -> fx.Node:
         return self._values.annotate(self._values.graph.call_function(operator.getitem, (tensor, index)), None, ())
 
-    def saw_choice(self, root: fx.Node, value: Any) -> None:
-        """Mark that the run goes one of several ways here, by what ``root`` is."""
+    def saw_choice(self, root: fx.Node, value: Any, *, was_picked: bool = False) -> None:
+        """Mark that the run goes one of several ways here, by what ``root`` is; whether what runs was picked before."""
+        self._seen = root, value
         if self.is_live and place(root) != self._decided:
             self._decided = place(root)
-            self._values.annotate(self._values.graph.call_function(choices.decide, (root, value)), None, ())
+            mark = self._values.graph.call_function(choices.decide, (root, value))
+            self._values.annotate(mark, None, ()).meta["was_picked"] = was_picked
+
+    def picked(self, take: Callable[[], nn.Module]) -> nn.Module:
+        """Return what is taken out of a container of modules, and keep which choice told that, for when it runs."""
+        self._seen = None
+        module = take()
+        if self._seen is not None or id(module) in self._picks:
+            self._picks.setdefault(id(module), []).append(self._seen)
+        return module
+
+    def starts(self, module: nn.Module) -> None:
+        """Mark again that a choice decides which module runs, where others were seen since this one was picked."""
+        picks = self._picks.get(id(module))
+        if picks and (seen := picks.pop(0)) is not None:
+            self.saw_choice(*seen, was_picked=True)
 
     def apart(self, value: Any, args: Any) -> Any:
         """Give what a module returns as it came a node of its own: it may be a candidate, and others compute theirs."""

@@ -18,6 +18,7 @@ from toponas_fx.capture.legacy import seen_by, stand_ins
 from toponas_fx.module_tree.tensor_paths import MODULE_INTERNALS, is_library
 
 _UNWATCHED = MODULE_INTERNALS - {"training"}
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
 def _own(module: nn.Module) -> dict[str, Any]:
@@ -44,6 +45,12 @@ class Watcher(Protocol):
 
     def number_read(self, module: nn.Module, name: str, value: float) -> float:
         """An attribute that is a number is read, while some are symbolic."""
+
+    def picked(self, take: Callable[[], nn.Module]) -> nn.Module:
+        """A module is taken out of a container of modules, by an index or a name."""
+
+    def starts(self, module: nn.Module) -> None:
+        """A module is about to run."""
 
     def run_module(self, module: nn.Module, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A module's forward is called."""
@@ -93,6 +100,8 @@ def watched(root: nn.Module, forward: Callable[..., Any], watcher: Watcher) -> I
         stack.enter_context(_replaced(nn.Module, "__getattr__", _watched_registered_read(watcher)))
         stack.enter_context(_replaced(nn.Module, "__setattr__", _watched_write(watcher, "__setattr__")))
         stack.enter_context(_replaced(nn.Module, "__delattr__", _watched_write(watcher, "__delattr__")))
+        for container in _CONTAINERS:
+            stack.enter_context(_replaced(container, "__getitem__", _watched_item(container, watcher)))
         stack.enter_context(_replaced(Function, "apply", _watched_apply(watcher)))
         stack.enter_context(_replaced(type(Variable), "__call__", _watched_variable(watcher)))
         stack.enter_context(seen_by(watcher))
@@ -129,6 +138,7 @@ def _watched_forward(module: nn.Module, watcher: Watcher, run: Callable[..., Any
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not watcher.is_watching:
             return unwatched(*args, **kwargs)
+        watcher.starts(module)
         return watcher.run_module(module, run, args, kwargs)
 
     return forward
@@ -145,9 +155,19 @@ def _watched_call(watcher: Watcher) -> Callable[..., Any]:
             if "forward" in own and own.get("_compiled_call_impl") is None and not has_global_hooks():
                 return own["forward"](*args, **kwargs)  # all that a plain call comes to
             return run(self, *args, **kwargs)
+        watcher.starts(self)
         return watcher.run_hooked(self, run, args, kwargs)
 
     return __call__
+
+
+def _watched_item(container: type, watcher: Watcher) -> Callable[[Any, Any], Any]:
+    take: Callable[[Any, Any], Any] = vars(container)["__getitem__"]
+
+    def __getitem__(self: nn.Module, key: Any) -> Any:
+        return watcher.picked(lambda: take(self, key)) if watcher.is_watching else take(self, key)
+
+    return __getitem__
 
 
 def _watched_read(watcher: Watcher) -> Callable[[nn.Module, str], Any]:

@@ -21,6 +21,14 @@ from toponas_fx.capture.path_sections import (
 from toponas_fx.ops import choices
 
 _REASON = "what is computed for a candidate depends on other choices"
+_READ_AHEAD = (
+    "choices are read before what they decide runs, and which decides what is not seen: "
+    "take each candidate out of its nn.ModuleList by the index, or use the index where the candidate runs"
+)
+
+
+class _OtherCallError(Exception):
+    """A run calls what the graph does not."""
 
 
 def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -36,6 +44,20 @@ def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     Raises:
         UnlikePathsError: the run leaves the graph.
     """
+    try:
+        return _followed(merged, graph)
+    except _OtherCallError:
+        raise UnlikePathsError(_READ_AHEAD if _reads_ahead(merged) else _REASON) from None
+
+
+def _reads_ahead(merged: Merged) -> bool:
+    """Return whether a choice is read where nothing follows from it, and nowhere else."""
+    sites = [part for part in merged.parts if isinstance(part, Site)]
+    deciding = {choice for site in sites if any(site.arms) for choice in site.choices}
+    return any(not deciding.issuperset(site.choices) for site in sites)
+
+
+def _followed(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     decided = [node.args[1] for node in graph.nodes if is_decision(node)]
     values = iter([value for number, value in enumerate(decided) if number not in merged.settled])
     own = iter(graph.nodes)
@@ -50,7 +72,7 @@ def replay(merged: Merged, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         else:
             _follow(part, next(own, None), found, taken)
     if next(own, None) is not None:
-        raise UnlikePathsError(_REASON)
+        raise _OtherCallError
     return found
 
 
@@ -92,7 +114,7 @@ def _follow(node: fx.Node, own: fx.Node | None, found: dict[fx.Node, fx.Node], t
         return value
 
     if own is None or not (_is_guard(node, own) or is_same_but_sizes(node, own)):
-        raise UnlikePathsError(_REASON)
+        raise _OtherCallError
     for value, read in zip(inputs_of(node), inputs_of(own), strict=True):
         if found.get(resolved(value)) is not read:
             raise UnlikePathsError(_REASON)

@@ -107,10 +107,10 @@ def record_call(
 
 def _with_paths(error: ForeignDrawError, why: Exception) -> ForeignDrawError:
     """Add to an error why the paths that Python draws cannot be one graph, where it draws which of several to take."""
-    if not isinstance(why, UnlikePathsError) or str(why) == NO_INDEX:
+    if isinstance(why, ForeignDrawError) or str(why) == NO_INDEX:
         return error
-    sentence = str(error).removeprefix(f"{error.where}: ")
-    told = ForeignDrawError(f"{sentence}; the paths that are drawn cannot be one graph: {why}", error.where)
+    sentence, reason = (str(e).removeprefix(f"{getattr(e, 'where', '')}: ") for e in (error, why))
+    told = ForeignDrawError(f"{sentence}; the paths that are drawn cannot be one graph: {reason}", error.where)
     told.guards = error.guards
     return told
 

@@ -62,6 +62,14 @@ def is_decision(node: fx.Node) -> bool:
     return node.target is choices.decide
 
 
+def forget_picks(graph: fx.Graph) -> bool:
+    """Take out of a recorded run the decisions where a module runs that was picked before; were there any?"""
+    picks = [node for node in graph.nodes if is_decision(node) and node.meta["was_picked"]]
+    for node in picks:
+        graph.erase_node(node)
+    return bool(picks)
+
+
 def sections(graph: fx.Graph, settled: frozenset[int]) -> Iterator[tuple[fx.Node | None, list[fx.Node]]]:
     """Yield the parts of a recorded run between decisions that are not settled, each with the decision before it."""
     decision: fx.Node | None = None

@@ -64,8 +64,8 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
     ) -> None:
         """Index the model's tensors; ``tree`` is the index of its modules, ``finds_draws`` a slower search."""
         super().__init__()
-        self._forcing, self._decided = forcing, ""
-        self.kept_names, self.handed, self._kept = frozenset(), {}, {}
+        self._forcing, self._decided, self._seen = forcing, "", None
+        self.kept_names, self.handed, self._kept, self._picks = frozenset(), {}, {}, {}
         self.numbers = numbers
         self.is_live = True
         self.writes = AttributeWrites()

@@ -111,6 +111,17 @@ class ListedUpFront(Chain):
         return self.head(x) * self.scales[listed[0]] + self.scales[listed[-1]]
 
 
+class PickedUpFront(Chain):
+    """All candidates are picked before the first one runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, index = sample(self.alphas, self.tau)
+        picked = [ops[k] for (_, ops), k in zip(self.each(), index.squeeze(-1).tolist(), strict=True)]
+        for number, op in enumerate(picked):
+            x = op(x) * weights[number, index[number]]
+        return self.head(x)
+
+
 class ArrayUpFront(Chain):
     """The indexes as a numpy array."""
 

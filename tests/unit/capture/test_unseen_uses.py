@@ -146,7 +146,7 @@ class Picked(Asking):
     """It picks all of its modules before the first of them runs."""
 
     def forward(self, x: Tensor) -> Any:
-        for op in [random.choice(self.ops) for _ in range(2)]:
+        for op in [random.choice(list(self.ops)) for _ in range(2)]:
             x = op(x).relu()
         return x
 
