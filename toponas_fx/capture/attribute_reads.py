@@ -13,10 +13,11 @@ from torch.utils import _pytree as pytree
 from toponas_fx.capture.advice import REPEAT, WRITE
 from toponas_fx.capture.attribute_writes import AttributeWrites, may_be_written
 from toponas_fx.capture.expressions import Computed, Condition, Expression, Given, Numbers, Read
-from toponas_fx.capture.forcing import Forcing, RecordedChoice
+from toponas_fx.capture.forcing import Forcing
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.outside import is_iterator
 from toponas_fx.capture.pausing import Pause
+from toponas_fx.capture.recorded_choices import RecordedChoice
 from toponas_fx.capture.symbolic_numbers import RecordedFloat, looks_inside
 from toponas_fx.capture.values import ValueTable, user_location
 from toponas_fx.errors import CaptureError, CountError

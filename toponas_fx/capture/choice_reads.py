@@ -11,17 +11,18 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from toponas_fx.capture.attribute_writes import AttributeWrites
-from toponas_fx.capture.forcing import Forcing, RecordedChoice, RecordedName, place
+from toponas_fx.capture.forcing import Forcing, place
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.kept_choices import Kept, Key, Steps, contents, exchanged
 from toponas_fx.capture.pausing import Pause
+from toponas_fx.capture.recorded_choices import RecordedChoice, RecordedName, RecordedReal
 from toponas_fx.capture.values import ValueTable
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.snapshots import agree, freeze
 from toponas_fx.ops import choices
 
-_PLAIN = ("__int__", "__index__")
-"""What must give Python's own integers; that these are used is not seen, that they are read is."""
+_PLAIN = ("__int__", "__index__", "__float__")
+"""What must give Python's own numbers; that these are used is not seen, that they are read is."""
 
 
 class ChoiceReads:
@@ -117,8 +118,11 @@ class ChoiceReads:
             tensor = node.args[0]
             return [self.read_choice(forcing, self._element(tensor, i), item) for i, item in enumerate(value)]
         root, decided = forcing.root(node) or (node, value)
+        is_plain = node.target in _PLAIN or forcing.is_plain
+        if type(value) is float and not is_plain:  # of a row, each tells for itself
+            return RecordedReal(value, lambda: self.saw_choice(root, decided))
         self.saw_choice(root, decided)
-        if type(value) is not int or node.target in _PLAIN or forcing.is_plain:
+        if type(value) is not int or is_plain:
             return value
         return RecordedChoice(value, lambda: self.saw_choice(root, decided))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from toponas_fx.capture.forcing import RecordedChoice
+from toponas_fx.capture.recorded_choices import RecordedChoice
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.errors import ArgumentError, InputError
 

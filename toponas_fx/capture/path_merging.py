@@ -32,7 +32,8 @@ from toponas_fx.ops import choices
 MOST_TOGETHER = 16
 """Decisions that are taken together at most."""
 _READING = frozenset(
-    "getitem select unbind squeeze item __bool__ eq ne lt le gt ge __eq__ __ne__ __gt__ __ge__ __lt__ __le__".split()
+    "getitem select unbind squeeze item __bool__ abs "
+    "eq ne lt le gt ge __eq__ __ne__ __gt__ __ge__ __lt__ __le__".split()
 )
 """Names of calls that give what is read of a draw; they may be made before they are in the recorded run."""
 

@@ -22,9 +22,10 @@ from toponas_fx.capture.choice_reads import ChoiceReads
 from toponas_fx.capture.data_sizes import has_size_of_data, leaves_of
 from toponas_fx.capture.draws import why_foreign
 from toponas_fx.capture.expressions import NO_NUMBERS, Numbers
-from toponas_fx.capture.forcing import Forcing, RecordedChoice, numbers_in
+from toponas_fx.capture.forcing import Forcing
 from toponas_fx.capture.guards import StateGuards
 from toponas_fx.capture.pausing import MODES, OffStack, Pause, present_modes
+from toponas_fx.capture.recorded_choices import RecordedChoice, numbers_in
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.capture.symbolic_sizes import RecordedInt
 from toponas_fx.capture.torch_calls import GRAD_MODE, METADATA, canonical, forbidden, name_of
@@ -224,10 +225,8 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
                 self._values.annotate(inner, item, ())
                 self._result(inner, item)
             return value
-        if value is None:
-            return value
-        if isinstance(value, bool | int | float | complex | str | list | tuple):
-            return self._guard(node, value)
+        if value is None or isinstance(value, bool | int | float | complex | str | list | tuple):
+            return value if value is None else self._guard(node, value)
         raise self._values.fail(f"`{node.target}` returned a {type(value).__name__}, {HOLD}")
 
     # -- sizes -------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 
 from toponas_fx import errors
 from toponas_fx.capture.advice import DENSE, HOLD
-from toponas_fx.capture.forcing import RecordedChoice, RecordedName
 from toponas_fx.capture.legacy import text_of
+from toponas_fx.capture.recorded_choices import RecordedChoice, RecordedName, RecordedReal
 from toponas_fx.capture.symbolic_numbers import RecordedFloat
 from toponas_fx.capture.symbolic_sizes import RecordedInt
 from toponas_fx.errors import CaptureError
@@ -116,7 +116,7 @@ class ValueTable:
             return value.node
         if type(value) is RecordedFloat:
             return value.argument
-        if type(value) in (RecordedChoice, RecordedName):
+        if type(value) in (RecordedChoice, RecordedReal, RecordedName):
             return value.used()
         if isinstance(value, _PLAIN_TYPES):
             return _base_value(value)

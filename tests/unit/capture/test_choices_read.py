@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 import toponas_fx
 from forced_paths import Net, X, forced
-from toponas_fx.capture.forcing import Forcing, RecordedChoice
+from toponas_fx.capture.forcing import Forcing
 from toponas_fx.capture.path_sections import is_decision
+from toponas_fx.capture.recorded_choices import RecordedChoice
 
 Use = Callable[[Tensor, Any], Any]
 

@@ -13,10 +13,10 @@ from toponas_fx.analysis.arms import selects
 
 COMPILED = frozenset(
     "TinyNetworkGDAS TinyNetworkAnnealed TinyNetworkAtEvaluation NASNetworkGDAS IndexOfAList TensorCompared "
-    "TensorIndexes ZerosSkipped PositiveTaken WhereNonzero ListedUpFront PickedUpFront DictOfNames NameInText Branches "
-    "Matched Member TwoChoicesInOne ReadTwice TensorReturned IndexComputedWith GumbelSoftmax GumbelSoftmaxRows "
-    "MaxWithIndex MultinomialItem MultinomialRows CategoricalSample OneHotSample RandomIntegers PythonChoice "
-    "StrongestCandidate OfTwo OfNine SETN DSNAS ReinforcedEarly SharedStates UnlikeChannels UnlikeLayouts "
+    "TensorIndexes ZerosSkipped PositiveTaken WhereNonzero ListedUpFront PickedUpFront RowsListed DictOfNames "
+    "NameInText Branches Matched Member TwoChoicesInOne ReadTwice TensorReturned IndexComputedWith GumbelSoftmax "
+    "GumbelSoftmaxRows MaxWithIndex MultinomialItem MultinomialRows CategoricalSample OneHotSample RandomIntegers "
+    "PythonChoice StrongestCandidate OfTwo OfNine SETN DSNAS ReinforcedEarly SharedStates UnlikeChannels UnlikeLayouts "
     "BuffersWritten DropoutInside DrawnAfterwards PathsDropped Quantizations OneModuleInTwo OneModuleInAllEdges "
     "PoolsOfOneState MomentumOfNone LossBeside HardByComparison Embedded GatedByImages SpaceShrinks AliasChanged "
     "TwoDrawsOneBackward TwoOfFour".split()
