@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import random
 import re
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -180,6 +181,7 @@ _OPEN = frozenset(
 )
 """Libraries whose functions do so too."""
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range, type(None), type(...))
+_PYTHONS_GENERATOR: Any = random._inst
 _FORMAT = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.*]*[a-zA-Z]")
 UNSEEN_READS = frozenset("__getattribute__ __getstate__ __reduce__ __reduce_ex__ getattr_static copy deepcopy".split())
 """Names of what reads the attributes of a module behind its back."""
@@ -208,6 +210,8 @@ def looks_inside(value: Any) -> bool:
     """
     if isinstance(value, _PLAIN) or value is MISSING:
         return False
+    if isinstance(value, MethodType | BuiltinFunctionType) and value.__self__ is _PYTHONS_GENERATOR:
+        return False  # what it draws is no number: any other draw is refused
     if isinstance(value, functools.partial | MethodType):
         return looks_inside(value.func if isinstance(value, functools.partial) else value.__func__)
     owner = _owner(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import operator
 import random
 from collections.abc import Callable
@@ -116,14 +117,48 @@ def test_methods_that_name_their_class_are_looked_up_once_at_most(monkeypatch: p
 
 
 class Noted(GDASSupernet):
-    """Its code names Python's generator, so that no number of it stays symbolic."""
+    """Its code names what takes a number's value unseen, so that no number of it stays symbolic."""
 
     seldom = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.seldom and random.random() < 0.001:
+        if self.seldom and math.isnan(self.tau):
             print("seldom")
         return super().forward(x)
+
+
+class Uniform(nn.Module):
+    """Its code names Python's generator, for another mode than that of the search."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tau, self.is_uniform = 10.0, False
+        self.alphas = nn.Parameter(torch.randn(3))
+        self.ops = nn.ModuleList([nn.Identity(), nn.Conv2d(4, 4, 1), nn.Tanh()])
+
+    def forward(self, x: Tensor) -> Any:
+        if self.is_uniform and random.random() < 0.5:
+            return random.choice(self.ops)(x)
+        row = nn.functional.gumbel_softmax(self.alphas, self.tau, hard=True)
+        k = row.argmax().item()
+        return self.ops[k](x) * row[k]
+
+
+def test_a_generator_of_pythons_that_code_names_takes_no_number_unseen() -> None:
+    model = Uniform().double()
+    fast: Any = toponas_fx.simplify(copy.deepcopy(model), X, audit=False)
+    for seed in range(8):
+        found = []
+        for one in (model, fast):
+            one.tau = 10.0 - seed
+            torch.manual_seed(seed)
+            one.zero_grad()
+            output = one(X)
+            output.square().sum().backward()
+            found.append((output, [parameter.grad for parameter in one.parameters()]))
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+    assert not fast._toponas.as_written
+    assert len(fast._toponas.programs) == 2, "the first tau, and any"
 
 
 @pytest.mark.slow
