@@ -131,7 +131,40 @@ def test_a_model_without_mixtures_says_so_once() -> None:
     assert "4 more lists ran" in text
     assert "w * op(x)" in text
     assert "in another mode" in text
+    assert "If the search sets another path before its steps, all paths are recorded" in text
     assert text.partition(": ")[2] in fast.report.details()
+
+
+class ChildrenByName(nn.Module):
+    """Its candidates are children of its own, as NNI's layers keep them, and one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sampled = "conv"
+        self.conv, self.pool, self.skip = nn.Conv2d(3, 3, 1), nn.AvgPool2d(3, 1, 1), nn.Identity()
+
+    def forward(self, x: Tensor) -> Any:
+        return getattr(self, self.sampled)(x)
+
+
+class Ready(nn.Module):
+    """It uses all of its children but one, which is no sign of a path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.unused = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.second(self.first(x))
+
+
+def test_candidates_that_are_children_of_their_layer_are_said_to_be_one_path() -> None:
+    model = nn.Sequential(ChildrenByName(), Ready(), ChildrenByName())
+    with pytest.warns(UserWarning, match="no mixed operation was found") as caught:
+        toponas_fx.simplify(model, X)
+    text = str(caught[0].message)
+    assert "only 1 of 3 modules of `0`, 1 of 3 modules of `2` ran: one path" in text
+    assert "all modules of its lists ran" not in text
 
 
 @pytest.mark.parametrize("is_set", [True, False])
