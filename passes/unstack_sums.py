@@ -32,7 +32,8 @@ Refuses:
 
 1. a stack, or a product with it, that something else reads;
 2. terms whose type is not that of the sum;
-3. terms that are written in place before the reduction, and a sum across a switch of grad mode.
+3. terms that do not lie in the usual order, in which a stack of them does;
+4. terms that are written in place before the reduction, and a sum across a switch of grad mode.
 """
 
 from __future__ import annotations
@@ -121,6 +122,8 @@ def _why_not(memory: Memory, found: StackedSum) -> str | None:
         return "something else reads its stacked terms"
     if any(term.meta.get("type") != kind for term in found.terms):
         return f"its terms are not {kind}"
+    if any(term.meta.get("strided") for term in found.terms):
+        return "its terms do not lie in memory as a stack of them does"
     if len({node.meta.get("grad", True) for node in found.nodes}) > 1:
         return "it reaches across a switch of grad mode"
     return why_not_gathered(memory, found.nodes)

@@ -34,6 +34,7 @@ from toponas_fx.ir.targets import target_name
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.module_tree.isolation import foreign_generators
 from toponas_fx.module_tree.layers import is_leaf
+from toponas_fx.ops import layouts
 
 _BY_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
 
@@ -109,6 +110,8 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
             self.give_number(name, value)
         else:
             self._values.give(name, value)
+            if layouts.order_of(value) is not None:  # what is computed from it may lie otherwise, too
+                self.decisions.append(f"{name} lies in the order {layouts.order_of(value)}")
 
     def add_kept(self) -> None:
         """Make the placeholders of what modules keep and what is a choice."""

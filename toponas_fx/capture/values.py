@@ -100,6 +100,8 @@ class ValueTable:
         if isinstance(value, Tensor):
             node.meta["type"] = TensorType.of(value)
             node.meta["storage"] = self.storage(value)
+            if not value.is_contiguous():
+                node.meta["strided"] = True
         node.meta["mutates"] = mutates
         node.meta["grad"] = torch.is_grad_enabled()
         node.meta["scope"] = self.scope[-1]

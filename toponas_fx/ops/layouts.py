@@ -73,8 +73,14 @@ def own_layout(x: Tensor, converts: bool) -> Tensor:
 
 
 def own_gradient(x: Tensor) -> Tensor:
-    """Return a contiguous tensor, its gradient contiguous too."""
-    return x.view(-1).view(x.shape)
+    """Return a tensor whose gradient lies as it does, where it is dense; others as they are."""
+    if x.is_contiguous():
+        return x.view(-1).view(x.shape)
+    order = order_of(x)
+    dense = x.permute(order) if order else x
+    if order is None or not dense.is_contiguous():
+        return x
+    return dense.view(-1).view(dense.shape).permute([order.index(dim) for dim in range(x.dim())])
 
 
 @operation(may_pass_on=True)

@@ -21,7 +21,7 @@ class Call:
     Attributes:
         tensors: the tensors among them, in order.
         key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
-            tensor's dtype, device and sizes, flat.
+            tensor's dtype, device, whether it lies in the usual order, and sizes, flat.
         numbers: the floats among them, in order; a program may depend on those too.
         integers: the integers among them, in order.
     """
@@ -37,14 +37,14 @@ class Call:
         modes = (training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             x = args[0]
-            return cls(args, ("x", 1, modes[0], x.dim(), *modes[1:], x.dtype, x.device, *x.shape))
+            return cls(args, ("x", 1, modes[0], x.dim(), *modes[1:], *_details(x), *x.shape))
         leaves, nesting = flattened(args, kwargs)
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         plain = tuple("tensor" if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves)
         numbers = tuple(leaf for leaf in leaves if type(leaf) is float)
         integers = tuple(leaf for leaf in leaves if type(leaf) is int)
         ranks = tuple(tensor.dim() for tensor in tensors)
-        details = [part for tensor in tensors for part in (tensor.dtype, tensor.device, *tensor.shape)]
+        details = [part for tensor in tensors for part in (*_details(tensor), *tensor.shape)]
         return cls(tensors, (nesting, plain, modes[0], ranks, *modes[1:], *details), numbers, integers)
 
     @functools.cached_property
@@ -68,13 +68,13 @@ class Call:
     def any_batch(self) -> tuple[Any, ...]:
         """The key with the batch left open: the first size of the first tensor, and of all others that have it."""
         batch = batch_of(self.tensors)
-        head = len(self.key) - sum(2 + tensor.dim() for tensor in self.tensors)
+        head = len(self.key) - sum(_COUNT + tensor.dim() for tensor in self.tensors)
         details: list[Any] = []
         for tensor in self.tensors:
             sizes: tuple[Any, ...] = tuple(tensor.shape)
             if sizes and sizes[0] == batch:
                 sizes = ("any batch", *sizes[1:])
-            details += [tensor.dtype, tensor.device, *sizes]
+            details += [*_details(tensor), *sizes]
         return (*self.key[:head], *details)
 
     @property
@@ -82,6 +82,14 @@ class Call:
         """The same key for a call with gradients on."""
         key = self.any_batch
         return (*key[:4], True, *key[5:])
+
+
+_COUNT = 3
+
+
+def _details(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what a program may depend on of a tensor besides its sizes, as many as ``_COUNT``."""
+    return tensor.dtype, tensor.device, tensor.layout is not torch.strided or tensor.is_contiguous()
 
 
 def opened(key: tuple[Any, ...]) -> tuple[Any, ...]:
