@@ -112,6 +112,7 @@ def _programs_for(model: Any, call: Call, args: tuple[Any, ...], kwargs: dict[st
         fresh = compile_call(model, state, call, args, kwargs)
         inputs = None if fresh is None else fresh.inputs(call, state.tree(model))
         if fresh is not None and inputs is not None:  # it may fail too: what it reads may differ between two runs
+            state.runs += 1
             yield fresh, inputs
 
 

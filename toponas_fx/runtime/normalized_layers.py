@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any, cast
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toponas_fx import ops
 from toponas_fx.capture.alone import alone
-from toponas_fx.ir.decisions import Sharing
+from toponas_fx.ir.decisions import NormalizedKernel, Sharing
 from toponas_fx.module_tree.layers import is_leaf
 
 
@@ -64,6 +64,15 @@ def leave_layer(module: nn.Module | None) -> None:
     """Let a layer compute with its kernel as it is again."""
     if module is not None and vars(module).pop(_DECISION, None) is not None:
         vars(module).pop("_call_impl", None)
+
+
+def watched_kernels(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, NormalizedKernel]]:
+    """Yield the kernels of layers that compute with them normalized, copies of such layers too, and how they do."""
+    for path, module in modules.items():
+        known = vars(module).get(_DECISION)
+        if known is not None and module._parameters.get(known[0]) is not None:
+            name, bias, per = known
+            yield f"{path}.{name}", NormalizedKernel(bias and f"{path}.{bias}", per)
 
 
 _DECISION = "_toponas_kernel"

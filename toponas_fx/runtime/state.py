@@ -16,7 +16,7 @@ from toponas_fx.ir.decisions import Sharing
 from toponas_fx.module_tree.index import TreeIndex
 from toponas_fx.runtime.auditing import Audits
 from toponas_fx.runtime.kept_values import KeptValues
-from toponas_fx.runtime.normalized_layers import leave_layer
+from toponas_fx.runtime.normalized_layers import leave_layer, watched_kernels
 from toponas_fx.runtime.program import Program
 from toponas_fx.runtime.refusals import Refusals
 
@@ -115,7 +115,10 @@ class State:
             self.programs = [program, *(other for other in self.programs if other is not program)]
 
     def tree(self, root: nn.Module) -> TreeIndex:
-        """Return the index of the tree; forget programs, and what was decided about modules, where it changed."""
+        """Return the index of the tree; forget programs, and what was decided about modules, where it changed.
+
+        A copied layer that came into the tree computes as the one did that it was made from.
+        """
         if self.index is None:
             self.index = TreeIndex.of(root)
         elif not self.index.is_current() or self._lost_kernels():
@@ -143,9 +146,15 @@ class State:
         ties, kernels = self.sharing.ties, self.sharing.kernels
         for removed in [path for path, kept in ties.items() if not now.get(path) is now.get(kept) is not None]:
             del ties[removed]
+        assert self.index is not None
+        watched = dict(watched_kernels({path: now[path] for path in self.index.paths.values()}))
+        layers = {id(now[kernel.rpartition(".")[0]]) for kernel in watched}
         for kernel in [path for path in kernels if not stays(path) or not _is_parameter(now, path)]:
             del kernels[kernel]
-            leave_layer(before.get(kernel.rpartition(".")[0]))
+            layer = before.get(kernel.rpartition(".")[0])
+            if id(layer) not in layers:
+                leave_layer(layer)
+        kernels.update(watched)
         for parameter in [path for path in self.removed if not stays(path)]:
             del self.removed[parameter]
 
