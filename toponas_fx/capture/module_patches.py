@@ -15,6 +15,7 @@ from torch.autograd import Function, Variable
 from toponas_fx.analysis.effects import has_global_hooks, is_hooked
 from toponas_fx.capture.expressions import Numbers
 from toponas_fx.capture.legacy import seen_by, stand_ins
+from toponas_fx.capture.math_calls import math_stand_ins
 from toponas_fx.module_tree.tensor_paths import MODULE_INTERNALS, is_library
 
 _UNWATCHED = MODULE_INTERNALS - {"training"}
@@ -105,7 +106,7 @@ def watched(root: nn.Module, forward: Callable[..., Any], watcher: Watcher) -> I
         stack.enter_context(_replaced(Function, "apply", _watched_apply(watcher)))
         stack.enter_context(_replaced(type(Variable), "__call__", _watched_variable(watcher)))
         stack.enter_context(seen_by(watcher))
-        for owner, name, stand_in in stand_ins():
+        for owner, name, stand_in in (*stand_ins(), *(math_stand_ins() if watcher.numbers else ())):
             stack.enter_context(_replaced(owner, name, stand_in))
         yield forward
 

@@ -101,8 +101,8 @@ def _expression(number: Any) -> Any:
     return number.expression if number._log.is_live else plain_float(number)
 
 
-def _compute(target: Callable[..., Any], *numbers: Any) -> Any:
-    """Compute with numbers, of which one at least is recorded."""
+def compute(target: Callable[..., Any], *numbers: Any) -> Any:
+    """Compute with numbers, of which one at least is recorded; ``NotImplemented`` where another is no number."""
     numbers = tuple(float(number) if type(number) is RecordedInt else number for number in numbers)
     if any(type(number) is complex for number in numbers):  # whose own methods would not ask
         return target(*(number.used() if type(number) is RecordedFloat else number for number in numbers))
@@ -120,7 +120,7 @@ def _compute(target: Callable[..., Any], *numbers: Any) -> Any:
         return value
     expression = Computed(target, tuple(map(_expression, numbers)))
     if type(value) is float:
-        if target in _PARTIAL:
+        if target in _PARTIAL or getattr(target, "__module__", "") == "math":
             log.saw_condition(expression, float)
         return RecordedFloat.of(value, log, expression)
     if type(value) is bool:
@@ -137,16 +137,16 @@ _PARTIAL = (operator.truediv, operator.floordiv, operator.mod, operator.pow)
 def _arithmetic(name: str) -> None:
     target = getattr(operator, name)
     _question(name)
-    setattr(RecordedFloat, f"__r{name}__", lambda self, other: _compute(target, other, self))
+    setattr(RecordedFloat, f"__r{name}__", lambda self, other: compute(target, other, self))
 
 
 def _question(name: str) -> None:
     target = getattr(operator, name)
-    setattr(RecordedFloat, f"__{name}__", lambda self, other: _compute(target, self, other))
+    setattr(RecordedFloat, f"__{name}__", lambda self, other: compute(target, self, other))
 
 
 def _unary(name: str, target: Callable[..., Any]) -> None:
-    setattr(RecordedFloat, name, lambda self: _compute(target, self))
+    setattr(RecordedFloat, name, lambda self: compute(target, self))
 
 
 def _used(name: str) -> None:
