@@ -130,9 +130,8 @@ def _simplified(model: nn.Module, fast: Any, inputs: Inputs, mode: str, inferred
         before = raw or before
         first = None if raw is None else fast._toponas.programs[0]
         samples = first is not None and bool(selects(first.graph))
-        mixes = first is not None and first.has_mixtures is not False
-        if samples and first is not None and first.has_mixtures is None:
-            mixes = shares_drawn(fast._toponas.passes)
+        found = None if first is None else first.has_mixtures
+        mixes = bool(found) or (shares_drawn(fast._toponas.passes) if samples else first is not None and found is None)
         fast._toponas.sharing.is_decided = mode == "exact" or mixes
         watch_layers(fast, fast._toponas.sharing)
         told = []

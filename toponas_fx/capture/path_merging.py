@@ -42,8 +42,7 @@ def merge_paths(graphs: Sequence[fx.Graph]) -> Merged:
     """Merge runs.
 
     Args:
-        graphs: recorded runs with forced draws, each of which took one candidate everywhere; left as they are. One is
-            a run without choices.
+        graphs: recorded runs with forced draws, each of one candidate everywhere; left as they are. One has no choice.
 
     Raises:
         UnlikePathsError: they cannot be merged.
