@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toponas_fx.errors import ArgumentError
 from toponas_fx.passes import ShareDrawn, ShareModules
-from toponas_fx.testing import assert_exact, assert_one_hot, battery, check_pass, graph_of
+from toponas_fx.testing import assert_exact, assert_one_hot, battery, check_keeps, check_pass, graph_of
 from wrong_passes import SkipDrawn, SkipSharedDrawn
 
 X = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -53,9 +52,10 @@ def test_the_graph_of_evaluation_is_that_of_a_call_in_evaluation() -> None:
     assert "select(" in graph_of(Drawn(), X, training=False)
 
 
-def test_a_pass_that_merges_candidates_does_not_run_where_one_is_alive() -> None:
-    with pytest.raises(ArgumentError, match="Drawn draws its path: of passes that share, share-drawn alone runs on it"):
+def test_a_pass_that_merges_candidates_finds_nothing_where_one_is_alive() -> None:
+    with pytest.raises(AssertionError, match="share-modules finds nothing to do in this graph"):
         check_pass(ShareModules(), Drawn(), X)
+    check_keeps(ShareModules(), Drawn(), X)
 
 
 def test_a_pass_over_choices_keeps_all_its_promises() -> None:
