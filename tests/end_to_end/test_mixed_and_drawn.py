@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import toponas_fx
+from supernets.gdas import GDASSupernet
+from supernets.gdas_darts import GDASDARTSSupernet
 
 
 def branch(size: int, channels: int = 4) -> nn.Sequential:
@@ -139,3 +141,11 @@ def test_what_mixes_beside_a_drawn_head_is_reported_as_shared() -> None:
     text = str(report)
     assert (report.before.norms, report.after.norms) == (2, 1)
     assert "none is shared" not in text.split("of edges that draw")[0]
+
+
+@pytest.mark.parametrize("make", [lambda: GDASSupernet(C=4, N=1), lambda: GDASDARTSSupernet(C=4, layers=2)])
+def test_a_model_that_draws_alone_mixes_nothing(make: Callable[[], Any]) -> None:
+    fast: Any = toponas_fx.simplify(make(), torch.randn(2, 3, 16, 16))
+    assert [program.has_mixtures for program in fast._toponas.programs] == [None]
+    assert not fast._toponas.sharing.is_decided, "another mode of the model may mix"
+    assert not fast._toponas.sharing.ties

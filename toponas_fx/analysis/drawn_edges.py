@@ -74,13 +74,17 @@ def drawn_edges(graph: fx.Graph) -> Iterator[Draw]:
 def mixing_ops(graph: fx.Graph) -> Iterator[MixedOp]:
     """Yield the mixed operations of which all candidates run, also in a graph that draws others.
 
-    Those of which a step draws one are left out, and so are those that do not lie in one place: an arm, or none.
+    Those of which a step draws one are left out, of one candidate (weights that stand alone are added up so), of what
+    is no image, and those that do not lie in one place: an arm, or none.
     """
     if not selects(graph):
         yield from mixed_ops(graph)
         return
+    images = _from_inputs(graph)
     for mixed in mixed_ops(graph):
         terms = [term for term in mixed.terms if isinstance(term, fx.Node)]
+        if mixed.node not in images or len(terms) < 2:
+            continue
         own = [node for term in terms for node in candidate_nodes(term, mixed.node)]
         if not any(map(is_draw, [*terms, *own])) and homes([mixed.node, *own]) == {home(mixed.node)}:
             yield mixed
@@ -93,12 +97,18 @@ def edges(graph: fx.Graph) -> Iterator[MixedOp]:
     if not drawn:
         yield from found
         return
-    images: dict[fx.Node, int] = {}
-    for place, node in enumerate(graph.nodes):
-        if node.op == "placeholder" or any(value in images for value in node.all_input_nodes):
-            images[node] = place
+    images = _from_inputs(graph)
     found = [mixed for mixed in found if mixed.node in images]  # how a choice is drawn is no edge
     yield from sorted([*found, *drawn], key=lambda edge: images.get(edge.node, -1))
+
+
+def _from_inputs(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Return the places of the nodes that are computed from what the graph is given."""
+    found: dict[fx.Node, int] = {}
+    for place, node in enumerate(graph.nodes):
+        if node.op == "placeholder" or any(value in found for value in node.all_input_nodes):
+            found[node] = place
+    return found
 
 
 def is_draw(node: Any) -> bool:

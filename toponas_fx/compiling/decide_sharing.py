@@ -17,10 +17,8 @@ import networkx as nx
 from torch import fx, nn
 
 from toponas_fx.analysis.algebra import ARITHMETIC, edges_of, with_results
-from toponas_fx.analysis.arms import selects
 from toponas_fx.analysis.costs import Costs, graph_costs
 from toponas_fx.analysis.drawn_edges import drawn_edges, mixing_ops
-from toponas_fx.analysis.mixed_ops import mixed_ops
 from toponas_fx.analysis.topology import build_topology
 from toponas_fx.capture import Capture
 from toponas_fx.ir.decisions import Sharing
@@ -41,13 +39,8 @@ def shares_drawn(passes: Passes) -> bool:
 
 
 def mixes(graph: fx.Graph) -> bool:
-    """Return whether a graph in which mixed operations were detected has one of which all candidates run.
-
-    Of a graph that draws candidates, any with several count: what is weighted alone is as often what was drawn.
-    """
-    if not selects(graph):
-        return any(mixed_ops(graph))
-    return any(len(mixed.positions) > 1 for mixed in mixing_ops(graph))
+    """Return whether a graph in which mixed operations were detected has one of which all candidates run."""
+    return any(mixing_ops(graph))
 
 
 def may_decide(sharing: Sharing, call: Call) -> bool:
