@@ -30,6 +30,7 @@ SAMPLED = {
     **dict.fromkeys(("capture_indexing", "capture_odd", "cli", "command_bench", "draw", "draw_cells", "guards"), 2),
     **dict.fromkeys(("guards_outside", "never_stale", "second_order"), 2),
     **dict.fromkeys(("integers_of_mixtures", "layers_copied", "layouts_of_stacks", "math_calls", "picked_first"), 3),
+    "input_strides": 9,
     **dict.fromkeys(("global_hooks", "mixed_and_drawn", "rows_read", "settled_attributes"), 2),
     **dict.fromkeys(("audits_neutral", "guards_data", "share_sampled", "state_seen", "state_set_later"), 2),
     **dict.fromkeys(("testing_kit", "writes"), 2),

@@ -249,9 +249,14 @@ def _check_hooks(guards: StateGuards) -> None:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Return an input of its own: forward may write into it, be given it twice, or own it."""
+    """Return an input of its own, in the same strides: forward may write into it, be given it twice, or own it."""
     with torch.set_grad_enabled(tensor.requires_grad):
-        return tensor.clone()
+        own = tensor.clone()
+        if tensor.layout is not torch.strided or type(tensor) is not Tensor or own.stride() == tensor.stride():
+            return own
+        span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        memory = tensor.as_strided((span,), (1,), tensor.storage_offset()).clone()  # with its gaps
+        return memory.as_strided(tensor.shape, tensor.stride())
 
 
 def _holds_same(found: tuple[list[Any], Any], given: tuple[list[Any], Any]) -> bool:

@@ -188,6 +188,8 @@ def resized(inputs: Inputs, size: int) -> Inputs | None:
     batch = batch_of(tensors)
     if not batch or any(type(tensor) is not Tensor for tensor in tensors):
         return None
+    if batch < size and not all(tensor.layout is torch.strided and tensor.is_contiguous() for tensor in tensors):
+        return None  # repeated, they would lie otherwise
 
     def resize(tensor: Tensor) -> Tensor:
         if not tensor.dim() or tensor.shape[0] != batch:

@@ -21,7 +21,7 @@ class Call:
     Attributes:
         tensors: the tensors among them, in order.
         key: what a program may depend on: structure and plain values, training flag, grad mode, autocast, and each
-            tensor's dtype, device, whether it lies in the usual order, and sizes, flat.
+            tensor's dtype, device, its strides where it does not lie in the usual order, and sizes, flat.
         numbers: the floats among them, in order; a program may depend on those too.
         integers: the integers among them, in order.
     """
@@ -89,7 +89,8 @@ _COUNT = 3
 
 def _details(tensor: Tensor) -> tuple[Any, ...]:
     """Return what a program may depend on of a tensor besides its sizes, as many as ``_COUNT``."""
-    return tensor.dtype, tensor.device, tensor.layout is not torch.strided or tensor.is_contiguous()
+    is_usual = tensor.layout is not torch.strided or tensor.is_contiguous()
+    return tensor.dtype, tensor.device, True if is_usual else tensor.stride()
 
 
 def opened(key: tuple[Any, ...]) -> tuple[Any, ...]:
