@@ -57,9 +57,9 @@ class KeepsFeatures(_Effects):
 
 
 class MeasuresOnce(_Effects):
-    """The first call writes each candidate's size on it (SNAS's ``flops``); weights that are read so stay apart."""
+    """The first call writes each candidate's size on it (SNAS's ``flops``): no more is read of a weight than that."""
 
-    expected = Expected(2, (4, 4), (4, 4))
+    expected = Expected(2, (4, 2), (4, 2))
 
     def forward(self, x: Tensor) -> Any:
         for op in (op for ops in self.edges for op in ops):  # type: ignore[union-attr]
