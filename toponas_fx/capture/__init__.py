@@ -252,7 +252,8 @@ def _copy(tensor: Tensor) -> Tensor:
     """Return an input of its own, in the same strides: forward may write into it, be given it twice, or own it."""
     with torch.set_grad_enabled(tensor.requires_grad):
         own = tensor.clone()
-        if tensor.layout is not torch.strided or type(tensor) is not Tensor or own.stride() == tensor.stride():
+        is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.numel() > 0
+        if not is_plain or own.stride() == tensor.stride():
             return own
         span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         memory = tensor.as_strided((span,), (1,), tensor.storage_offset()).clone()  # with its gaps
