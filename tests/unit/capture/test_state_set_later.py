@@ -159,7 +159,7 @@ class Ready(nn.Module):
 
 
 def test_candidates_that_are_children_of_their_layer_are_said_to_be_one_path() -> None:
-    model = nn.Sequential(ChildrenByName(), Ready(), ChildrenByName())
+    model = nn.Sequential(ChildrenByName(), Ready(), ChildrenByName()).double()
     with pytest.warns(UserWarning, match="no mixed operation was found") as caught:
         toponas_fx.simplify(model, X)
     text = str(caught[0].message)
