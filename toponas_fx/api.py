@@ -242,7 +242,7 @@ def _without_memory(tensor: Tensor) -> Tensor:
 def simplify_like(template: SimplifiedModule, model: nn.Module) -> Any:
     """Simplify a model of another structure with the options of ``template``."""
     state = template._toponas
-    args, kwargs = state.example
+    args, kwargs = state.example_inputs()
     options: dict[str, Any] = {"mode": state.mode, "passes": state.passes, "strict": state.is_strict}
     return simplify(model, args, example_kwargs=kwargs, audit=state.audits.is_on, **options)
 

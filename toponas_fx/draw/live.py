@@ -62,14 +62,14 @@ def look(view: Inspection) -> Live:
         with collector_off():
             is_drawn = any("drawn" in edge for *_, edge in state.topology.edges(data=True))
             recorder = record_call if is_drawn else record
-            graph = recorder(fast, MethodType(state.user_forward, fast), state.example).capture.graph
+            graph = recorder(fast, MethodType(state.user_forward, fast), state.example_inputs()).capture.graph
     except Exception as error:  # forward's own too: a picture is no place to learn of it
         return Live(note=f"{NOT_KNOWN}: forward cannot be recorded now ({type(error).__name__}: {error})")
     detected = at_work(fast, graph)
     run_passes(detected, _DETECTION)
     if _shape(build_topology(detected)) != _shape(state.topology):
         return Live(note=f"{NOT_KNOWN}: forward takes another path now than when the model was simplified")
-    return _read(detected, pytree.tree_leaves(state.example))
+    return _read(detected, pytree.tree_leaves(state.example_inputs()))
 
 
 def edge_costs(gm: fx.GraphModule, nodes: list[fx.Node]) -> EdgeCosts:

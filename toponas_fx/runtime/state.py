@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from toponas_fx.capture.expressions import Source
 from toponas_fx.capture.inputs import Inputs
@@ -106,6 +107,10 @@ class State:
         twin.simplify_like, twin.structure = self.simplify_like, self.structure
         self.shares_graphs = twin.shares_graphs = True
         return twin
+
+    def example_inputs(self) -> Any:
+        """Return inputs like those of ``simplify``, of zeros, in the usual order."""
+        return pytree.tree_map_only(Tensor, Tensor.contiguous, self.example)
 
     def used(self, program: Program) -> None:
         """Note that a program is about to run; those that ran last come first."""
