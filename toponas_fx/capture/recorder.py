@@ -110,8 +110,8 @@ class Recorder(TorchFunctionMode, AttributeReads, ChoiceReads):
             self.give_number(name, value)
         else:
             self._values.give(name, value)
-            if layouts.order_of(value) is not None:  # what is computed from it may lie otherwise, too
-                self.decisions.append(f"{name} lies in the order {layouts.order_of(value)}")
+            if (order := layouts.order_of(value)) is not None:  # what is computed from it may lie otherwise, too
+                self.decisions.append(f"{name} lies in the order {order}")
 
     def add_kept(self) -> None:
         """Make the placeholders of what modules keep and what is a choice."""

@@ -30,11 +30,11 @@ class Retired(Pass):
 
 
 class FoldScales(Retired):
-    """Folded scales of merged kernels into weights, and saved nothing that could be measured."""
+    """Folded scales of merged kernels into weights; steps took as long without it."""
 
 
 class FuseSiblings(Retired):
-    """Fused convolutions of one input on different edges, where measuring asked for it, which it hardly ever did."""
+    """Fused convolutions of one input on different edges, where measuring asked for it."""
 
 
 class LowerForDevice(Retired):
